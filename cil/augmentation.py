@@ -1,0 +1,155 @@
+"""From stored bytes to network input: whole batches are cropped, flipped, jittered and normalised on the device.
+
+Every draw is made for each image on its own, by a CPU ``torch.Generator``, so that the same seed gives the same images
+on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cil.errors import UserError
+
+CIFAR = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {"pad": 0, "flip": False, "brightness": 0.0, "size": None, "stats": None},
+    "cifar": {"pad": 4, "flip": True, "brightness": 63 / 255, "size": None, "stats": CIFAR},
+    "imagenet": {"pad": 0, "flip": True, "brightness": 0.0, "size": 224, "stats": IMAGENET},
+}
+
+
+class Augmentation:
+    """How batches of uint8 images become network input, in training and in testing.
+
+    Args:
+        preset: ``none`` (normalise only), ``cifar`` (crop with padding 4, flip, brightness 63/255) or ``imagenet``
+            (random resized crop to 224 pixels and flip; in testing the central 7/8 resized to 224 pixels).
+        pad: pixels of zero padding before a random crop of the original size; null takes the preset's.
+        flip: whether to mirror half of the images; null takes the preset's.
+        brightness: b draws a factor from [1 - b, 1 + b] for each image; null takes the preset's.
+        size: side of a random resized crop in pixels (Szegedy et al., Going Deeper with Convolutions, CVPR 2015,
+            section 6); null takes the preset's.
+        mean: channel means as fractions of 255; null takes the data set's, else the preset's, else 0.5.
+        std: channel standard deviations; null takes the data set's, else the preset's, else 0.5.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: Literal["none", "cifar", "imagenet"] = "none",
+        pad: int | None = None,
+        flip: bool | None = None,
+        brightness: float | None = None,
+        size: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        self.preset, self.pad, self.flip, self.brightness, self.size = preset, pad, flip, brightness, size
+        self.mean, self.std = mean, std
+
+    def bind(
+        self,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        device: torch.device,
+    ) -> Bound:
+        """The augmentation for these images: channel statistics resolved and moved to the device.
+
+        Args:
+            image_shape: (C, H, W) as stored.
+            mean: the data set's own means, None if it has no convention.
+            std: the data set's own standard deviations, likewise.
+            device: where batches are augmented.
+
+        Raises:
+            UserError: the statistics do not fit the number of channels, or a value is out of range.
+        """
+        preset = PRESETS[self.preset]
+        chosen = {key: preset[key] if (own := getattr(self, key)) is None else own for key in preset if key != "stats"}
+        channels = image_shape[0]
+        preset_mean, preset_std = preset["stats"] or ([0.5] * channels, [0.5] * channels)
+        means = list(self.mean or mean or preset_mean)
+        stds = list(self.std or std or preset_std)
+        if len(means) != channels or len(stds) != channels:
+            raise UserError(
+                f"augmentation: {len(means)} means and {len(stds)} standard deviations for images of {channels} "
+                f"channel(s); preset '{self.preset}' is made for 3. Give augmentation.mean and augmentation.std."
+            )
+        if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0:
+            raise UserError("augmentation: pad must be >= 0, brightness within [0, 1] and std > 0")
+        return Bound(**chosen, mean=torch.tensor(means, device=device), std=torch.tensor(stds, device=device))
+
+
+class Bound:
+    """An augmentation with everything resolved: call ``train`` or ``test`` on a uint8 batch."""
+
+    def __init__(self, *, pad: int, flip: bool, brightness: float, size: int | None, mean: Tensor, std: Tensor) -> None:
+        self.pad, self.flip, self.brightness, self.size = pad, flip, brightness, size
+        self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+
+    def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H', W'), randomly cropped, flipped, jittered, normalised."""
+        if self.size:
+            x = resized_crop(x, self.size, generator)
+        elif self.pad:
+            x = shifted(x, self.pad, generator)
+        if self.flip:
+            mirror = torch.rand(len(x), generator=generator).lt(0.5).to(x.device)
+            x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(3), x)
+        x = x.float() / 255
+        if self.brightness:
+            factor = 1 + self.brightness * (2 * torch.rand(len(x), generator=generator) - 1)
+            x = (x * factor.to(x.device).view(-1, 1, 1, 1)).clamp_(max=1)
+        return self.normalise(x)
+
+    def test(self, x: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H', W'), without any draw."""
+        if self.size:
+            height, width = x.shape[2:]
+            side = round(min(height, width) * 7 / 8)
+            top, left = (height - side) // 2, (width - side) // 2
+            x = x[:, :, top : top + side, left : left + side].float()
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        return self.normalise(x.float() / 255)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """float (B, C, H, W) in [0, 1] -> the same, with channel means 0 and deviations 1 over the data set."""
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+def shifted(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Crop each image at its own random place out of itself padded with zeros. (B, C, H, W) -> (B, C, H, W)"""
+    batch, _, height, width = x.shape
+    top, left = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator).to(x.device)
+    padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # (B, H + 2p, W + 2p, C)
+    rows = (top[:, None] + torch.arange(height, device=x.device))[:, :, None]  # (B, H, 1)
+    columns = (left[:, None] + torch.arange(width, device=x.device))[:, None, :]  # (B, 1, W)
+    one = torch.arange(batch, device=x.device)[:, None, None]
+    return padded[one, rows, columns].permute(0, 3, 1, 2)
+
+
+def resized_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Cut a box of 8-100 % of the area and aspect ratio 3/4-4/3 from each image and resize it to size x size.
+
+    (B, C, H, W) uint8 -> (B, C, size, size) uint8. The box is clamped to the image; resampling is bilinear.
+    """
+    batch, _, height, width = x.shape
+    draw = torch.rand(4, batch, generator=generator)
+    area = (0.08 + 0.92 * draw[0]) * height * width
+    ratio = torch.exp((2 * draw[1] - 1) * torch.log(torch.tensor(4 / 3)))
+    box_w = (area * ratio).sqrt().clamp(max=width) / width  # fractions of the image
+    box_h = (area / ratio).sqrt().clamp(max=height) / height
+    centre_x = (1 - box_w) * (2 * draw[2] - 1)  # in [-1, 1], the box stays inside
+    centre_y = (1 - box_h) * (2 * draw[3] - 1)
+    theta = torch.zeros(batch, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1], theta[:, 1, 2] = box_w, centre_x, box_h, centre_y
+    grid = F.affine_grid(theta.to(x.device), [batch, x.shape[1], size, size], align_corners=False)
+    out = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return out.round_().clamp_(0, 255).to(torch.uint8)

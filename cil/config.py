@@ -1,0 +1,402 @@
+"""The command line: YAML and flags become an experiment; a mistake becomes a paragraph that names the legal keys."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
+
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+
+from cil.augmentation import Augmentation
+from cil.data import Dataset
+from cil.errors import UserError, nearest, unknown
+from cil.memory.exemplars import Memory
+from cil.nets.network import Model, Network
+from cil.run import Experiment
+from cil.scenario import ScenarioBuilder
+from cil.seeds import Seeds
+from cil.strategy import Strategy
+from cil.trainer import Trainer
+
+GROUPS: dict[str, type] = {"model": Model, "trainer": Trainer, "memory": Memory, "augmentation": Augmentation}
+CLASSES: dict[str, type] = {"strategy": Strategy, "scenario": ScenarioBuilder}
+
+
+def settings(
+    *,
+    data: str = "digits",
+    root: str = "data",
+    image_size: int | None = None,
+    evaluators: list[str] | None = None,
+    seed: int = 0,
+    seeds: dict[Literal["init", "data", "exemplars"], int] | None = None,
+    device: str = "auto",
+    precision: Literal["32", "bf16-mixed"] = "32",
+    threads: int | None = None,
+    run_dir: str | None = None,
+    checkpoint_every: int = 10,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Options of a run beside its parts.
+
+    Args:
+        data: ``digits``, ``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``svhn``, ``npz:PATH`` or
+            ``folder:PATH``.
+        root: where downloaded data sets are kept.
+        image_size: side in pixels to which every image is resized once on loading; null keeps the stored size.
+        evaluators: ``linear``, ``nearest_mean``, ``nearest_mean_flip``; null: linear, and nearest_mean if there are
+            exemplars. The strategy's own is always added.
+        seed: of initial weights, of data order and augmentation, and of exemplar selection.
+        seeds: other seeds for ``init``, ``data`` or ``exemplars`` alone, such as ``{init: 3}``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: ``32``, or ``bf16-mixed`` for matrix products in bfloat16.
+        threads: processor threads; null: all cores. A CPU run is bit-identical to another with as many threads.
+        run_dir: folder of the run; null: ``runs/<strategy>-<data>-seed<seed>``.
+        checkpoint_every: epochs between checkpoints inside a task; 0: only after tasks.
+        resume: go on with an interrupted run in ``run_dir``.
+        overwrite: replace what is in ``run_dir``.
+        dry_run: print tasks, parameters, exemplars and bytes of each task, and stop.
+    """
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser with errors of one paragraph."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(_paragraph(message))
+
+
+def make_parser(prog: str) -> Parser:
+    """The parser of ``tools/train.py``: options, groups and classes, each documented by its constructor."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    parser = Parser(
+        prog=prog, allow_abbrev=False, description="Learn a class-incremental scenario and report accuracy and bytes."
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several are merged from left to right")
+    parser.add_function_arguments(settings)
+    parser.add_argument(
+        "--scenario",
+        type=ScenarioBuilder,
+        default={"class_path": "scenarios.class_incremental.ClassIncremental"},
+        help="how the data set is cut into tasks",
+    )
+    parser.add_argument(
+        "--strategy",
+        type=Callable[[Network], Strategy],
+        required=True,
+        help="the method: the name of a file in strategies/, its class, or package.module.Class",
+    )
+    for name, group in GROUPS.items():
+        parser.add_class_arguments(group, name)
+    return parser
+
+
+def parse(argv: Sequence[str], prog: str = "train.py") -> tuple[Parser, Namespace]:
+    """Parse a command line.
+
+    Args:
+        argv: arguments without the program's name.
+        prog: name shown in the help.
+
+    Returns:
+        The parser and the configuration, resolved but not yet instantiated.
+
+    Raises:
+        UserError: an unknown key or name, a wrong type, an unreadable file.
+    """
+    argv = [re.sub(r"^--dry-run(?==|$)", "--dry_run", word) for word in argv]
+    argv = _flags(argv, ("--resume", "--overwrite", "--dry_run"))
+    parser = make_parser(prog)
+    if any(word in ("-h", "--help") or re.match(r"--\w+\.help", word) for word in argv):
+        strategies()  # so that the help can list them
+    else:
+        check_keys(argv)
+    argv = [_class_word(before, word) for before, word in zip(["", *argv], argv, strict=False)]
+    config = parser.parse_args(list(_with_named_classes(argv)))
+    return parser, config
+
+
+def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset]) -> Experiment:
+    """Load the data and build all parts of the run.
+
+    Args:
+        parser: from :func:`parse`.
+        config: from :func:`parse`.
+        load: ``scenarios.datasets.load``, handed in because the engine does not import scenarios.
+
+    Raises:
+        UserError: something does not fit; names the option.
+    """
+    built = parser.instantiate(config)
+    if built.threads is not None:
+        if built.threads < 1:
+            raise UserError(f"threads: {built.threads} must be >= 1 or null")
+        torch.set_num_threads(built.threads)
+    dataset = load(built.data, root=built.root, image_size=built.image_size)
+    scenario = built.scenario(dataset)
+    channels = scenario.image_shape[0]
+    seeds = {name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {})
+    return Experiment(
+        scenario=scenario,
+        build=lambda: built.strategy(built.model.build(channels)),
+        trainer=built.trainer,
+        memory=built.memory,
+        augmentation=built.augmentation,
+        seeds=Seeds(**seeds),
+        evaluators=tuple(built.evaluators or ()),
+        device=pick_device(built.device),
+        precision=built.precision,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is the best one present.
+
+    Raises:
+        UserError: torch does not know it or it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: '{name}' is not available here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def command(argv: Sequence[str], program: str) -> str:
+    """The command line as it can be typed again."""
+    return shlex.join(["python", program, *argv])
+
+
+# --- names of strategies and scenarios --------------------------------------------------------------------------------
+
+
+def strategies() -> dict[str, type[Strategy]]:
+    """All strategies of the package ``strategies``, by file name; imports every file."""
+    package = importlib.import_module("strategies")
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        loaded = importlib.import_module(f"strategies.{module.name}")
+        for value in vars(loaded).values():
+            if inspect.isclass(value) and issubclass(value, Strategy) and value.__module__ == loaded.__name__:
+                found[value.__name__.lower()] = value
+    return found
+
+
+def find_class(kind: str, name: str) -> type:
+    """The class that a configuration names.
+
+    Args:
+        kind: ``strategy`` or ``scenario``.
+        name: a file of the package of that kind, a class in it, or a full class path.
+
+    Raises:
+        UserError: there is none; names the nearest and all legal ones.
+    """
+    base = CLASSES[kind]
+    if "." in name:
+        module, _, attribute = name.rpartition(".")
+        try:
+            value = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            raise UserError(f"{kind}: '{name}' cannot be imported: {error}") from error
+        except AttributeError as error:
+            loaded = vars(importlib.import_module(module)).items()
+            legal = [key for key, item in loaded if inspect.isclass(item) and issubclass(item, base)]
+            raise unknown(f"{kind}: module {module}", attribute, legal) from error
+        if not (inspect.isclass(value) and issubclass(value, base)):
+            raise UserError(f"{kind}: '{name}' is not a subclass of {base.__module__}.{base.__name__}")
+        return value
+    package = importlib.import_module({"strategy": "strategies", "scenario": "scenarios"}[kind])
+    files = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    wanted = name.lower().replace("_", "")
+    # A file of the same name is tried first: other strategies are then never imported.
+    for file in sorted(files, key=lambda file: file.replace("_", "") != wanted):
+        try:
+            module_ = importlib.import_module(f"{package.__name__}.{file}")
+        except ImportError:
+            continue
+        for value in vars(module_).values():
+            own = inspect.isclass(value) and issubclass(value, base) and value.__module__ == module_.__name__
+            if own and wanted in (value.__name__.lower(), file.replace("_", "")):
+                return value
+    raise unknown({"strategy": "strategies", "scenario": "scenarios"}[kind], name, files)
+
+
+def class_path(value: type) -> str:
+    """``package.module.Class``"""
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _class_word(before: str, word: str) -> str:
+    """Replace a short name on the command line by its class path."""
+    for kind in CLASSES:
+        if before in (f"--{kind}", f"--{kind}.class_path"):
+            return class_path(find_class(kind, word))
+        if (match := re.match(rf"--{kind}(\.class_path)?=(.*)", word)) and not match[2].startswith("{"):
+            return f"--{kind}={class_path(find_class(kind, match[2]))}"
+    return word
+
+
+def _with_named_classes(argv: Sequence[str]) -> Iterator[str]:
+    """The command line with each YAML file replaced by its content, in which short names are class paths."""
+    words = iter(argv)
+    for word in words:
+        path = next(words, None) if word == "--config" else word[9:] if word.startswith("--config=") else None
+        if path is None:
+            yield word
+            continue
+        content = _read(path)
+        for kind in CLASSES:
+            value = content.get(kind)
+            if isinstance(value, str):
+                content[kind] = {"class_path": class_path(find_class(kind, value))}
+            elif isinstance(value, dict) and "class_path" in value:
+                content[kind] = {**value, "class_path": class_path(find_class(kind, str(value["class_path"])))}
+        yield f"--config={yaml.safe_dump(content, sort_keys=False)}"
+
+
+def _flags(argv: Iterable[str], names: tuple[str, ...]) -> list[str]:
+    """Let switches stand alone: ``--resume`` means ``--resume true``."""
+    words = list(argv)
+    out = []
+    for index, word in enumerate(words):
+        following = words[index + 1].lower() if index + 1 < len(words) else ""
+        out.append(f"{word}=true" if word in names and following not in ("true", "false") else word)
+    return out
+
+
+# --- unknown keys -----------------------------------------------------------------------------------------------------
+
+
+def check_keys(argv: Sequence[str]) -> None:
+    """Refuse keys that nothing takes, naming the file or flag, the nearest legal key and all legal keys.
+
+    Raises:
+        UserError: the first such key.
+    """
+    chosen: dict[str, type | None] = {"scenario": None, "strategy": None}
+    given: list[tuple[str, str]] = []  # (dotted key, where it stands)
+    words = list(argv)
+    index = 0
+    while index < len(words):
+        word = words[index]
+        index += 1
+        if not word.startswith("--"):
+            raise UserError(f"'{word}' stands alone: options are written --key value")
+        key, has_value, value = word[2:].partition("=")
+        if not has_value and index < len(words) and not words[index].startswith("--"):
+            value, index = words[index], index + 1
+        if key == "config":
+            for name, item in _dotted(_read(value)):
+                given.append((name, value))
+                _note_class(chosen, name, item)
+        else:
+            given.append((key, "the command line"))
+            _note_class(chosen, key, value)
+    if chosen["strategy"] is None:
+        files = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module("strategies").__path__))
+        raise UserError(
+            f"strategy: none is named. Give --strategy NAME or a --config that names one. Legal: {', '.join(files)}, "
+            "or package.module.Class of your own."
+        )
+    top = [*_parameters(settings), *GROUPS, *CLASSES, "config", "print_config"]
+    for key, where in given:
+        head, _, rest = key.partition(".")
+        head = re.sub(r"[+]$", "", head)
+        if head not in top:
+            raise _unknown_key(key, where, top)
+        if not rest or head not in (*GROUPS, *CLASSES):
+            continue
+        rest = rest.removeprefix("init_args.")
+        if rest in ("class_path", "init_args"):
+            continue
+        owner = GROUPS.get(head) or chosen[head] or find_class("scenario", "ClassIncremental")
+        legal = _parameters(owner)
+        name = rest.split(".")[0].rstrip("+")
+        if name not in legal:
+            raise _unknown_key(f"{head}.{name}", where, [f"{head}.{parameter}" for parameter in legal])
+
+
+def _unknown_key(key: str, where: str, legal: list[str]) -> UserError:
+    return UserError(f"{where}: no option '{key}'; {nearest(key, legal)}Legal: {', '.join(sorted(legal))}.")
+
+
+def _note_class(chosen: dict[str, type | None], key: str, value: Any) -> None:
+    for kind in CLASSES:
+        if key in (kind, f"{kind}.class_path") and isinstance(value, str) and not value.startswith("{"):
+            chosen[kind] = find_class(kind, value)
+
+
+def _parameters(owner: Any) -> list[str]:
+    """Names that a function or constructor takes, without what is handed in by the engine."""
+    names: list[str] = []
+    classes = owner.__mro__ if inspect.isclass(owner) else [owner]
+    for place in classes:
+        target = place.__init__ if inspect.isclass(place) else place
+        parameters = inspect.signature(target).parameters.values()
+        names += [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break  # only a constructor with **kwargs hands anything on to its parents
+    return names
+
+
+def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys that a YAML file sets, as a command line would write them; only classes and groups are opened."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        opens = name in (*GROUPS, *CLASSES) or name in [f"{kind}.init_args" for kind in CLASSES]
+        if isinstance(value, dict) and opens:
+            yield from _dotted(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config: {path} must hold keys and values, not {type(content).__name__}")
+    return cast(dict[str, Any], content)
+
+
+def _paragraph(message: str) -> str:
+    """A message of jsonargparse without its internals: key, what was expected, what was given."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    last = re.split(r'Parser key "[^"]+":', message)[-1]
+    text = " ".join(last.split())
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    text = re.sub(r"\. Got value: Namespace\(.*", ".", text)
+    text = re.sub(r"typing\.", "", text)
+    return f"{'.'.join(keys)}: {text}" if keys else text
+
+
+def main(program: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line: user's mistakes end with status 2 and one paragraph, an interruption with status 130."""
+    try:
+        status = program(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,151 @@
+"""Images as they are kept: uint8 arrays, read by index, never converted before a batch needs them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ImageSet:
+    """Labelled uint8 images: a view, by index, of one or more arrays in memory or mapped from disk.
+
+    Args:
+        images: uint8 array (N, H, W, C), in memory or a ``numpy.memmap``.
+        labels: int64 labels (N,), one for each image of the view.
+        index: which rows of ``images`` the view shows, (N,); all of them by default.
+
+    Raises:
+        ValueError: images are not (N, H, W, C) uint8, or labels and rows differ in number.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | Tensor, index: np.ndarray | None = None) -> None:
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 (N, H, W, C), not {images.dtype} {tuple(images.shape)}")
+        self._images = images
+        self._index = np.arange(len(images)) if index is None else np.asarray(index, dtype=np.int64)
+        self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        if len(self.labels) != len(self._index):
+            raise ValueError(f"{len(self._index)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({len(self)} images of {self.image_shape})"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        height, width, channels = self._images.shape[1:]
+        return channels, height, width
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image as stored: C * H * W, a byte for each value."""
+        return int(np.prod(self._images.shape[1:]))
+
+    def raw(self, index: np.ndarray | Tensor | slice = slice(None)) -> np.ndarray:
+        """The images at these positions as they are stored: uint8 (B, H, W, C)."""
+        if isinstance(index, Tensor):
+            index = index.numpy()
+        return np.asarray(self._images[self._index[index]])
+
+    def gather(self, index: np.ndarray | Tensor | slice = slice(None)) -> Tensor:
+        """The images at these positions for the network: uint8 (B, C, H, W), channels last in memory."""
+        return torch.from_numpy(self.raw(index)).permute(0, 3, 1, 2)
+
+    def subset(self, index: np.ndarray | Tensor) -> ImageSet:
+        """The view that shows only these positions, in this order. No image is copied."""
+        index = np.asarray(index, dtype=np.int64)
+        return ImageSet(self._images, self.labels[torch.from_numpy(index)], self._index[index])
+
+    def of_classes(self, classes: Sequence[int]) -> ImageSet:
+        """The view of the images of these classes, in the order of the whole set."""
+        keep = torch.isin(self.labels, torch.as_tensor(list(classes), dtype=torch.int64))
+        return self.subset(torch.nonzero(keep).flatten().numpy())
+
+    def relabel(self, mapping: np.ndarray) -> ImageSet:
+        """The same images with label ``mapping[y]`` in place of y; ``mapping`` is an int array (K,)."""
+        return ImageSet(self._images, np.asarray(mapping)[self.labels.numpy()], self._index)
+
+    def counts(self, n_classes: int) -> np.ndarray:
+        """Images of each class, (K,)."""
+        return np.bincount(self.labels.numpy(), minlength=n_classes)
+
+    def sha256(self) -> str:
+        """Fingerprint of shapes, pixels and labels, read in pieces so that mapped files stay on disk."""
+        digest = hashlib.sha256(repr((len(self), self.image_shape)).encode())
+        digest.update(self.labels.numpy().tobytes())
+        for start in range(0, len(self), 4096):
+            digest.update(self.raw(slice(start, start + 4096)).tobytes())
+        return digest.hexdigest()
+
+
+class Joined(ImageSet):
+    """Several image sets read as one, in order, without copying: new data followed by exemplars."""
+
+    def __init__(self, *parts: ImageSet) -> None:
+        shapes = {part.image_shape for part in parts}
+        if len(shapes) != 1:
+            raise ValueError(f"image sets of different shapes cannot be joined: {sorted(shapes)}")
+        self._parts = parts
+        self._starts = np.cumsum([0] + [len(part) for part in parts])
+        self._shape = shapes.pop()
+        self.labels = torch.cat([part.labels for part in parts])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._shape
+
+    @property
+    def image_bytes(self) -> int:
+        return int(np.prod(self._shape))
+
+    def raw(self, index: np.ndarray | Tensor | slice = slice(None)) -> np.ndarray:
+        index = np.arange(len(self))[index.numpy() if isinstance(index, Tensor) else index]
+        channels, height, width = self._shape
+        out = np.empty((len(index), height, width, channels), dtype=np.uint8)
+        for part, start, stop in zip(self._parts, self._starts, self._starts[1:], strict=False):
+            mine = (index >= start) & (index < stop)
+            out[mine] = part.raw(index[mine] - start)
+        return out
+
+    def subset(self, index: np.ndarray | Tensor) -> ImageSet:
+        index = np.asarray(index, dtype=np.int64)
+        return ImageSet(self.raw(index), self.labels[torch.from_numpy(index)])
+
+    def relabel(self, mapping: np.ndarray) -> ImageSet:
+        return Joined(*(part.relabel(mapping) for part in self._parts))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as it was published: two splits, original labels, names.
+
+    Attributes:
+        name: as written in the configuration, without directories.
+        train: training images, labels in [0, K).
+        test: test images, labels in [0, K).
+        classes: the K class names in label order.
+        mean: channel means of the usual normalisation of this data set, (C,), as fractions of 255; None: no convention.
+        std: channel standard deviations, (C,).
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def sha256(self) -> str:
+        """Fingerprint of the pixels and labels of both splits."""
+        return hashlib.sha256((self.train.sha256() + self.test.sha256()).encode()).hexdigest()

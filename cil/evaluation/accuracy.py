@@ -1,0 +1,123 @@
+"""Accuracy on the test images of the classes seen, by each evaluator.
+
+An evaluator turns a strategy into predictions: ``linear`` takes the highest of its scores; ``nearest_mean`` takes the
+class whose mean exemplar is nearest (Rebuffi et al., iCaRL, CVPR 2017, algorithm 1); ``nearest_mean_flip`` averages
+each exemplar with its mirror image first, as the original implementation did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cil.data import ImageSet
+from cil.memory.exemplars import Exemplars
+from cil.strategy import Strategy
+from cil.trainer import Place
+
+EVALUATORS = ("linear", "nearest_mean", "nearest_mean_flip")
+BATCH = 256
+
+
+@dataclass
+class Predictions:
+    """What one evaluator saw after a task.
+
+    Attributes:
+        confusion: test images by class (rows) and prediction (columns), (K, K) int64.
+        top5: share of test images whose class is among the five best scores (all of them when K < 5).
+    """
+
+    confusion: np.ndarray
+    top5: float
+
+
+@torch.inference_mode()
+def passes(
+    strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False, need_scores: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features (B, D) and scores (B, K) of a set, batch by batch, in eval mode; the features are computed once.
+
+    Args:
+        strategy: put into eval mode.
+        data: images.
+        place: augmentation, device and precision of the run.
+        flip: mirror the images first.
+        need_scores: False leaves the scores empty (B, 0).
+    """
+    strategy.eval()
+    # forward() may do more than score the features; only the inherited one is known to split in two.
+    splits = type(strategy).forward is Strategy.forward
+    for start in range(0, len(data), BATCH):
+        x = place.augmentation.test(data.gather(slice(start, start + BATCH)).to(place.device))
+        x = x.flip(3) if flip else x
+        with place.autocast():
+            features = strategy.features(x)
+            if not need_scores:
+                scores = features.new_empty(len(x), 0)
+            else:
+                scores = strategy.scores(features) if splits else strategy(x)
+        yield features.float(), scores.float()
+
+
+def features_of(strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False) -> Tensor:
+    """The current features of a set of images, without augmentation: (N, D) on the run's device."""
+    return torch.cat([features for features, _ in passes(strategy, data, place, flip=flip, need_scores=False)])
+
+
+def class_means(strategy: Strategy, exemplars: Exemplars, n_seen: int, place: Place, *, flip: bool = False) -> Tensor:
+    """Normalised means of the classes' normalised exemplar features; NaN for a class without exemplars. (K, D)"""
+    data = exemplars.as_set()
+    assert data is not None, "class means need exemplars"
+    v = F.normalize(features_of(strategy, data, place), dim=1)  # (M, D)
+    if flip:
+        v = (v + F.normalize(features_of(strategy, data, place, flip=True), dim=1)) / 2
+    labels = data.labels.to(v.device)
+    sums = torch.zeros(n_seen, v.shape[1], device=v.device).index_add_(0, labels, v)
+    counts = torch.bincount(labels, minlength=n_seen).unsqueeze(1)
+    return F.normalize(sums / counts, dim=1)
+
+
+def evaluate(
+    strategy: Strategy,
+    test: ImageSet,
+    n_seen: int,
+    exemplars: Exemplars,
+    evaluators: tuple[str, ...],
+    place: Place,
+) -> dict[str, Predictions]:
+    """Predictions of each evaluator on the test images of the classes seen, from one pass over them.
+
+    Args:
+        strategy: after ``end``.
+        test: test images of the classes seen.
+        n_seen: K.
+        exemplars: for the nearest means.
+        evaluators: names out of ``EVALUATORS``.
+        place: augmentation, device and precision of the run.
+    """
+    means = {
+        name: class_means(strategy, exemplars, n_seen, place, flip=name.endswith("flip"))
+        for name in evaluators
+        if name != "linear"
+    }
+    ranked: dict[str, list[Tensor]] = {name: [] for name in evaluators}
+    for features, scores in passes(strategy, test, place, need_scores="linear" in evaluators):
+        for name in evaluators:
+            if name != "linear":
+                distance = torch.cdist(F.normalize(features, dim=1), means[name])  # (B, K)
+                scores = -distance.nan_to_num(nan=torch.inf)
+            ranked[name].append(scores.topk(min(5, n_seen), dim=1).indices.cpu())
+    labels = test.labels
+    out = {}
+    for name, parts in ranked.items():
+        best = torch.cat(parts)  # (N, 5)
+        pairs = labels * n_seen + best[:, 0]
+        confusion = torch.bincount(pairs, minlength=n_seen * n_seen).view(n_seen, n_seen)
+        out[name] = Predictions(confusion.numpy(), float((best == labels[:, None]).any(1).double().mean()))
+    return out

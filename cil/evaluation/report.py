@@ -1,0 +1,222 @@
+"""What a run leaves for people and tools: ``results.json``, ``report.md`` and a table on the terminal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from cil.evaluation import metrics
+from cil.run import Experiment, Record
+
+SCHEMA = 1
+MIB = 2**20
+PACKAGES = ("cil-framework", "torch", "torchvision", "numpy", "scikit-learn", "avalanche-lib")
+
+
+def environment(experiment: Experiment) -> dict[str, Any]:
+    """Versions and machine of this process: ``{"versions": ..., "machine": ...}``."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    versions["commit"] = _commit()
+    device = experiment.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "versions": versions,
+        "machine": {
+            "device": str(device),
+            "name": name,
+            "threads": torch.get_num_threads(),
+            "precision": experiment.precision,
+        },
+    }
+
+
+def accuracy_matrix(records: list[Record], evaluator: str, n_tasks: int) -> np.ndarray:
+    """A (T, T): row t holds the accuracies after task t; NaN for tasks not learned yet."""
+    matrix = np.full((n_tasks, n_tasks), np.nan)
+    for record in records:
+        matrix[record["task"]] = record["evaluators"][evaluator]["accuracy_row"]
+    return matrix
+
+
+def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
+    """The part of ``results.json`` that follows from the experiment and its tasks; see ``docs/results_schema.md``."""
+    scenario = experiment.scenario
+    strategy = experiment.fresh()
+    evaluators = experiment.scored_by(strategy)
+    counts = scenario.test.counts(scenario.n_classes)
+    sizes = np.array([counts[list(task.new)].sum() for task in scenario.tasks])
+    matrices = {name: accuracy_matrix(records, name, len(scenario.tasks)) for name in evaluators}
+    last = records[-1]["evaluators"] if records else {}
+    out = {
+        "fingerprint": scenario.fingerprint,
+        "scenario": {
+            "name": scenario.name,
+            "task_sizes": [task.n_new for task in scenario.tasks],
+            "class_order": list(scenario.class_order),
+            "class_names": list(scenario.class_names),
+        },
+        "strategy": f"{type(strategy).__module__}.{type(strategy).__qualname__}",
+        "evaluator": strategy.evaluator,
+        "out_of_budget": experiment.memory.unbounded,
+        "accuracy": {name: matrix.tolist() for name, matrix in matrices.items()},
+        "metrics": {
+            name: {
+                **metrics.summary(matrix, sizes),
+                "seen_accuracy": metrics.seen_accuracy(matrix, sizes).tolist(),
+                "top5_last": last[name]["top5"] if last else None,
+                "task_inference_last": last[name]["task_inference"] if last else None,
+                "within_task_last": last[name]["within_task"] if last else None,
+            }
+            for name, matrix in matrices.items()
+        },
+        "per_class_accuracy": {name: scores["per_class"] for name, scores in last.items()},
+        "task_confusion": {name: scores["task_confusion"] for name, scores in last.items()},
+        "tasks": [_public(record) for record in records],
+    }
+    return jsonable(out)
+
+
+def _public(record: Record) -> dict[str, Any]:
+    top5 = {name: scores["top5"] for name, scores in record["evaluators"].items()}
+    return {**{key: value for key, value in record.items() if key != "evaluators"}, "top5": top5}
+
+
+def without_timing(content: dict[str, Any]) -> dict[str, Any]:
+    """``results.json`` less what may differ between two runs of one experiment: times, command and machine."""
+    kept = {key: value for key, value in content.items() if key not in ("command", "machine", "started", "finished")}
+    kept["tasks"] = [
+        {key: value for key, value in task.items() if key not in ("seconds", "images_per_second")}
+        for task in content["tasks"]
+    ]
+    return kept
+
+
+def jsonable(value: Any) -> Any:
+    """The same with NaN and infinity, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, (np.floating, float)):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one digit; a dash where it is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def accuracy_rows(content: dict[str, Any], evaluator: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of one evaluator: accuracies by task, classes, exemplars and MiB."""
+    n = len(content["scenario"]["task_sizes"])
+    header = ["after task", "classes", *(str(k + 1) for k in range(n)), "all seen", "exemplars", "MiB"]
+    rows = []
+    for task in content["tasks"]:
+        row = content["accuracy"][evaluator][task["task"]]
+        cells = [percent(value) if value is not None else "" for value in row]
+        seen = percent(content["metrics"][evaluator]["seen_accuracy"][task["task"]])
+        size = f"{task['bytes']['strict'] / MIB:.2f}"
+        rows.append([str(task["task"] + 1), str(task["n_seen"]), *cells, seen, str(task["exemplars"]), size])
+    return header, rows
+
+
+SUMMARY = (
+    ("average_incremental_accuracy", "average incremental accuracy"),
+    ("last_accuracy", "last accuracy"),
+    ("forgetting", "forgetting"),
+    ("backward_transfer", "backward transfer"),
+    ("new_task_accuracy", "new-task accuracy"),
+    ("top5_last", "top-5 at the end"),
+)
+
+
+def terminal(content: dict[str, Any]) -> Table:
+    """The accuracy matrix of the method's own evaluator, with the metrics below."""
+    evaluator = content["evaluator"]
+    header, rows = accuracy_rows(content, evaluator)
+    table = Table(title=f"{content['strategy']} on {content['scenario']['name']}: accuracy in %, {evaluator}")
+    for name in header:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    scores = content["metrics"][evaluator]
+    table.caption = ", ".join(f"{name} {percent(scores[key])} %" for key, name in SUMMARY)
+    return table
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """``report.md``: every evaluator's accuracy matrix and metrics, the bytes, and how to run it again."""
+    lines = [f"# {content['strategy']} on {content['scenario']['name']}", ""]
+    if content["out_of_budget"]:
+        lines += ["Keeps all images: an upper bound, outside any memory budget.", ""]
+    for evaluator in content["accuracy"]:
+        own = " (the method's own)" if evaluator == content["evaluator"] else ""
+        lines += [f"## Accuracy in %, evaluator `{evaluator}`{own}", ""]
+        header, rows = accuracy_rows(content, evaluator)
+        lines += _markdown_table(header, rows)
+        scores = content["metrics"][evaluator]
+        lines += ["", *(f"- {name}: {percent(scores[key])} %" for key, name in SUMMARY), ""]
+    header = ["after task", "parameters", "buffers", "exemplars", "labels", "strict MiB", "paper MiB", "seconds"]
+    rows = [
+        [
+            str(task["task"] + 1),
+            *(str(task["bytes"][key]) for key in ("parameters", "buffers", "exemplars", "labels")),
+            *(f"{task['bytes'][key] / MIB:.3f}" for key in ("strict", "paper")),
+            f"{task['seconds']:.1f}",
+        ]
+        for task in content["tasks"]
+    ]
+    lines += ["## Carried between tasks, in bytes", "", *_markdown_table(header, rows), ""]
+    lines += [
+        "`strict` counts every carried byte; `paper` counts float32 backbone parameters and raw images alone.",
+        "",
+        "## Run again",
+        "",
+        f"    {content['command']}",
+        "",
+        f"Seeds {content['seeds']}; versions {content['versions']}; machine {content['machine']}; "
+        f"fingerprint {content['fingerprint']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    rule = ["---:"] * len(header)
+    return ["| " + " | ".join(cells) + " |" for cells in [header, rule, *rows]]
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this runs from; None where there is none."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=10, env={**os.environ, "LC_ALL": "C"})
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

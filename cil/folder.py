@@ -1,0 +1,88 @@
+"""The folder of a run: ``config.yaml``, ``results.json``, ``report.md``, ``events/`` and ``checkpoint/``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cil.checkpoint import Checkpoints, write_atomic
+from cil.errors import UserError
+from cil.evaluation import report
+
+OWN = ("config.yaml", "results.json", "report.md", "events", "checkpoint")
+# Where a run is written and how it is told to go on does not change what it computes.
+FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root")
+
+
+class RunFolder:
+    """Reads and writes a run's files, each of them whole or not at all.
+
+    Args:
+        path: the folder; made when the run is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoint")
+        self.events = path / "events"
+
+    def check(self, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that is in use, before anything is changed.
+
+        Args:
+            config: the resolved configuration of the run to come.
+            resume: the run goes on with what is there.
+            overwrite: the run replaces what is there.
+
+        Raises:
+            UserError: the folder holds a run and neither flag is given, both are, or it resumes another configuration.
+        """
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one of them")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run_dir: {self.path} is a file")
+        used = [name for name in OWN if (self.path / name).exists()]
+        if used and not (resume or overwrite):
+            raise UserError(
+                f"run_dir: {self.path} already holds a run ({', '.join(used)}). Give --resume to go on with it, "
+                "--overwrite to replace it, or another --run_dir."
+            )
+        if resume and (self.path / "config.yaml").exists():
+            before = _flat(yaml.safe_load((self.path / "config.yaml").read_text()))
+            now = _flat(config)
+            different = [
+                f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+                for key in sorted(before.keys() | now.keys())
+                if before.get(key) != now.get(key) and key.split(".")[0] not in FREE
+            ]
+            if different:
+                raise UserError(f"--resume: {self.path} was run with another configuration: {'; '.join(different)}")
+
+    def open(self, config_text: str, *, overwrite: bool) -> None:
+        """Make the folder, empty it of a former run if asked to, and write the configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in OWN:
+                path = self.path / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        write_atomic(self.path / "config.yaml", config_text.encode())
+
+    def results(self) -> dict[str, Any] | None:
+        """The results so far, None if there are none."""
+        path = self.path / "results.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write ``results.json`` and ``report.md``."""
+        write_atomic(self.path / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(self.path / "report.md", report.markdown(content).encode())
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}

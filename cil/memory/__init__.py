@@ -1,0 +1,1 @@
+"""What is carried: exemplars, and the bytes of everything."""

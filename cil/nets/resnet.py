@@ -1,0 +1,107 @@
+"""Residual networks without a classifier.
+
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016. ``cifar`` is section 4.2 (three stages of 16, 32 and
+64 channels, shortcuts without parameters); ``imagenet`` is section 4.1, taken from torchvision.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros (option A)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.pad = stride, channels - channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C, H / stride, W / stride)"""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        short = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        if self.pad:
+            short = F.pad(short, (0, 0, 0, 0, 0, self.pad))
+        return F.relu(out + short)
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR ResNet of depth 6n + 2: a stem, three stages of n blocks, average pooling; D = 64.
+
+    Args:
+        depth: 14, 20, 26, 32, 44 or any 6n + 2. Depth 32 has 463,504 parameters.
+        in_channels: channels of the images.
+
+    Raises:
+        ValueError: the depth is not 6n + 2.
+    """
+
+    num_features = 64
+
+    def __init__(self, depth: int = 32, in_channels: int = 3) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"a CIFAR ResNet has depth 6n + 2 (14, 20, 26, 32, 44, ...), not {depth}")
+        n = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.stage1 = self._stage(16, 16, n, 1)
+        self.stage2 = self._stage(16, 32, n, 2)
+        self.stage3 = self._stage(32, 64, n, 2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(channels_in: int, channels: int, n: int, stride: int) -> nn.Sequential:
+        first = CifarBlock(channels_in, channels, stride)
+        return nn.Sequential(first, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 64)"""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.stage3(self.stage2(self.stage1(x)))  # (B, 64, H / 4, W / 4)
+        return x.mean((2, 3))
+
+
+def cifar(depth: int = 32, in_channels: int = 3) -> CifarResNet:
+    """A CIFAR ResNet without classifier; see :class:`CifarResNet`."""
+    return CifarResNet(depth, in_channels)
+
+
+LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+
+
+def imagenet(depth: int = 18, in_channels: int = 3, stem: str = "7x7") -> nn.Module:
+    """An ImageNet ResNet without classifier: torchvision's, with the number of features in ``num_features``.
+
+    Args:
+        depth: 10, 18, 34 (basic blocks), 26 or 50 (bottlenecks). Depth 18 has 11,176,512 parameters.
+        in_channels: channels of the images.
+        stem: ``7x7`` (stride 2 and max-pooling, for large images) or ``3x3`` (neither, for 32 to 64 pixels).
+
+    Raises:
+        ValueError: unknown depth or stem.
+    """
+    from torchvision.models import resnet as tv  # here, because runs on small networks need not pay for the import
+
+    if depth not in LAYERS:
+        raise ValueError(f"an ImageNet ResNet has depth {', '.join(map(str, LAYERS))}, not {depth}")
+    if stem not in ("7x7", "3x3"):
+        raise ValueError(f"a stem is '7x7' or '3x3', not '{stem}'")
+    net = tv.ResNet(tv.Bottleneck if depth in (26, 50) else tv.BasicBlock, list(LAYERS[depth]))
+    net.num_features = net.fc.in_features
+    net.fc = nn.Identity()
+    if stem == "3x3":
+        net.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
+        net.maxpool = nn.Identity()
+    elif in_channels != 3:
+        net.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return net

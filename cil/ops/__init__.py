@@ -1,0 +1,1 @@
+"""Maths that two or more strategies use, as pure functions."""

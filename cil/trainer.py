@@ -1,0 +1,311 @@
+"""The only gradient loop.
+
+::
+
+    descend(strategy, data, replay)
+        optimiser = fresh, over strategy.parameter_groups()
+        for each epoch:                                        run_epoch
+            learning rate from the schedule
+            for each batch of data + replay, shuffled:
+                x = augment(images)
+                loss = strategy.loss(x, y)                     train_step
+                backward, clip, step
+            report, checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from cil.augmentation import Bound
+from cil.data import ImageSet, Joined
+from cil.errors import UserError, unknown
+from cil.ops.freezing import train_mode
+from cil.seeds import generator, seeded
+from cil.strategy import Strategy
+
+OPTIONS = (  # what trainer.per_task may set
+    *("epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "milestones"),
+    *("gamma", "min_lr", "warmup_epochs", "clip_grad", "label_smoothing"),
+)
+
+
+class DivergedError(RuntimeError):
+    """The loss became NaN or infinite; the message says where."""
+
+
+class Watcher(Protocol):
+    """Whom the trainer tells how far it is, and who may know where an interrupted run stood."""
+
+    def epoch_starts(self, stage: int, epoch: int, epochs: int, steps: int) -> None: ...
+
+    def step_done(self) -> None: ...
+
+    def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None: ...
+
+    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer) -> int:
+        """Load what a checkpoint holds of this stage; the number of epochs already done."""
+        ...
+
+    def save(self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer) -> None: ...
+
+
+class NoWatcher:
+    """Tells nobody, starts from the beginning."""
+
+    def epoch_starts(self, stage: int, epoch: int, epochs: int, steps: int) -> None: ...
+
+    def step_done(self) -> None: ...
+
+    def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None: ...
+
+    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer) -> int:
+        return 0
+
+    def save(self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer) -> None: ...
+
+
+@dataclass
+class Place:
+    """Where and for which task a trainer works; made by the engine for each task."""
+
+    task: int
+    seed: int
+    augmentation: Bound
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "32"
+    watcher: Watcher = field(default_factory=NoWatcher)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of this run: float32, or matrix products in bfloat16."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+
+class Trainer:
+    """Stochastic gradient descent: how long, how fast, with what optimiser.
+
+    Args:
+        epochs: passes over a task's data and exemplars.
+        batch_size: images in a step.
+        optimizer: ``sgd`` or ``adamw``.
+        lr: learning rate.
+        momentum: of SGD.
+        nesterov: whether SGD looks ahead.
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
+        schedule: ``multistep`` (times ``gamma`` at each milestone), ``cosine`` (to ``min_lr``) or ``constant``.
+        milestones: epochs after which a multistep schedule decays; values below 1 are fractions of ``epochs``.
+        gamma: factor of a multistep schedule.
+        min_lr: where a cosine schedule ends.
+        warmup_epochs: epochs in which the rate rises linearly from lr / (warmup_epochs + 1), before the schedule's own.
+        clip_grad: largest norm of the gradient; null does not clip.
+        label_smoothing: of the cross-entropy, within [0, 1).
+        per_task: other values of these options for single tasks, by index: ``{0: {epochs: 200, weight_decay: 5e-4}}``.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 170,
+        batch_size: int = 128,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 2e-4,
+        schedule: Literal["multistep", "cosine", "constant"] = "multistep",
+        milestones: list[float] | None = None,
+        gamma: float = 0.1,
+        min_lr: float = 0.0,
+        warmup_epochs: int = 0,
+        clip_grad: float | None = None,
+        label_smoothing: float = 0.0,
+        per_task: dict[int, dict[str, Any]] | None = None,
+    ) -> None:
+        self.epochs, self.batch_size, self.optimizer, self.lr = epochs, batch_size, optimizer, lr
+        self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
+        self.schedule, self.milestones, self.gamma, self.min_lr = schedule, milestones, gamma, min_lr
+        self.warmup_epochs, self.clip_grad, self.label_smoothing = warmup_epochs, clip_grad, label_smoothing
+        self.per_task = per_task
+        self.place: Place | None = None
+
+    def check(self, n_tasks: int) -> None:
+        """Refuse values that cannot be meant, before any training.
+
+        Args:
+            n_tasks: number of tasks of the scenario.
+
+        Raises:
+            UserError: names the option, its value and what is legal.
+        """
+        for index, options in (self.per_task or {}).items():
+            if not 0 <= int(index) < n_tasks:
+                raise UserError(
+                    f"trainer.per_task: there is no task {index}; the scenario has tasks 0 to {n_tasks - 1}"
+                )
+            for key in options:
+                if key not in OPTIONS:
+                    raise unknown(f"trainer.per_task.{index}", key, OPTIONS)
+        for index in range(n_tasks):
+            chosen = self._of_task(index)
+            rules: list[tuple[str, Callable[[Any], bool], str]] = [
+                ("epochs", lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
+                ("batch_size", lambda v: isinstance(v, int) and v >= 2, "an integer >= 2"),
+                ("optimizer", lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
+                ("lr", lambda v: v > 0, "> 0"),
+                ("momentum", lambda v: 0 <= v < 1, "within [0, 1)"),
+                ("weight_decay", lambda v: v >= 0, ">= 0"),
+                ("schedule", lambda v: v in ("multistep", "cosine", "constant"), "multistep, cosine or constant"),
+                ("milestones", lambda v: not v or all(m > 0 for m in v), "a list of numbers > 0"),
+                ("gamma", lambda v: v > 0, "> 0"),
+                ("min_lr", lambda v: v >= 0, ">= 0"),
+                ("warmup_epochs", lambda v: v >= 0, ">= 0"),
+                ("clip_grad", lambda v: v is None or v > 0, "> 0 or null"),
+                ("label_smoothing", lambda v: 0 <= v < 1, "within [0, 1)"),
+            ]
+            for key, legal, text in rules:
+                value = getattr(chosen, key)
+                try:
+                    fine = legal(value)
+                except TypeError:
+                    fine = False
+                if not fine:
+                    raise UserError(f"trainer.{key}: {value!r} for task {index} must be {text}")
+            if chosen.nesterov and not chosen.momentum:
+                raise UserError("trainer.nesterov needs trainer.momentum > 0")
+
+    def _of_task(self, index: int) -> Trainer:
+        other = copy.copy(self)
+        for key, value in (self.per_task or {}).get(index, {}).items():
+            setattr(other, key, value)
+        return other
+
+    def at(self, place: Place) -> Trainer:
+        """This trainer for one task: its options of that task, at that place, with nothing counted yet."""
+        bound = self._of_task(place.task)
+        bound.place, bound.stage, bound.images, bound.seconds = place, 0, 0, 0.0
+        return bound
+
+    stage: int = 0  # calls of descend so far in this task
+    images: int = 0  # images trained on so far in this task, by this process
+    seconds: float = 0.0  # time in descend so far in this task, by this process
+
+    def descend(self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None) -> None:
+        """Minimise the strategy's loss over new data and exemplars, shuffled together, for ``epochs`` passes.
+
+        Args:
+            strategy: what learns; its ``loss`` is minimised over its ``parameter_groups``.
+            data: new images.
+            replay: exemplars, or None.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite; names task, epoch and step.
+            RuntimeError: the trainer was not given a place by ``at``.
+        """
+        place = self._placed()
+        both = Joined(data, replay) if replay is not None and len(replay) else data
+        stage, self.stage = self.stage, self.stage + 1
+        optimizer = self.make_optimizer(strategy)
+        strategy.label_smoothing = self.label_smoothing
+        begin = time.perf_counter()
+        try:
+            for epoch in range(place.watcher.restore(stage, strategy, optimizer), self.epochs):
+                loss = self.run_epoch(strategy, both, optimizer, stage, epoch)
+                place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
+                place.watcher.save(stage, epoch, self.epochs, strategy, optimizer)
+        finally:
+            del strategy.label_smoothing  # the class default again
+            optimizer.zero_grad(set_to_none=True)
+            strategy.eval()
+            self.seconds += time.perf_counter() - begin
+
+    def run_epoch(self, strategy: Strategy, data: ImageSet, optimizer: Optimizer, stage: int, epoch: int) -> float:
+        """One pass over the data; the mean loss of its steps. Its draws depend on seed, task, stage and epoch alone."""
+        place = self._placed()
+        scale = self.lr_scale(epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * scale if self.schedule != "cosine" else self._cosine(group, epoch)
+        draws = generator(place.seed, "batches", place.task, stage, epoch)
+        batches = list(split_batches(torch.randperm(len(data), generator=draws), self.batch_size))
+        place.watcher.epoch_starts(stage, epoch, self.epochs, len(batches))
+        train_mode(strategy)
+        total = torch.zeros((), device=place.device)
+        with seeded(place.seed, "network", place.task, stage, epoch):
+            for step, index in enumerate(batches):
+                x = place.augmentation.train(data.gather(index).to(place.device), draws)  # (B, C, H, W)
+                y = data.labels[index].to(place.device)  # (B,)
+                loss = self.train_step(strategy, x, y, optimizer)
+                if not torch.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss is {loss.item()} in task {place.task}, epoch {epoch + 1} of {self.epochs}, step "
+                        f"{step + 1} of {len(batches)}. A smaller trainer.lr or a trainer.clip_grad may help."
+                    )
+                total += loss
+                self.images += len(index)
+                place.watcher.step_done()
+        return float(total) / len(batches)
+
+    def train_step(self, strategy: Strategy, x: Tensor, y: Tensor, optimizer: Optimizer) -> Tensor:
+        """One step on a batch (B, C, H, W), (B,); the loss before it, detached, ()."""
+        with self._placed().autocast():
+            loss = strategy.loss(x, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip_grad is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+        optimizer.step()
+        return loss.detach()
+
+    def make_optimizer(self, strategy: Strategy) -> Optimizer:
+        """A fresh optimiser over the strategy's groups, so that nothing that grew needs surgery."""
+        groups = strategy.parameter_groups()
+        optimizer: Optimizer
+        if self.optimizer == "sgd":
+            optimizer = SGD(groups, self.lr, self.momentum, 0.0, self.weight_decay, self.nesterov)
+        else:
+            optimizer = AdamW(groups, self.lr, weight_decay=self.weight_decay)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def lr_scale(self, epoch: int) -> float:
+        """Learning rate of an epoch as a fraction of its start: warm-up, then multistep or constant."""
+        if epoch < self.warmup_epochs:
+            return (epoch + 1) / (self.warmup_epochs + 1)
+        if self.schedule == "multistep":
+            passed = [m for m in self.milestones or [] if epoch >= (m * self.epochs if m < 1 else m)]
+            return self.gamma ** len(passed)
+        return 1.0
+
+    def _cosine(self, group: dict[str, Any], epoch: int) -> float:
+        """Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, without restarts; by epoch."""
+        if epoch < self.warmup_epochs:
+            return group["initial_lr"] * self.lr_scale(epoch)
+        done = (epoch - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs)
+        return self.min_lr + (group["initial_lr"] - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+    def _placed(self) -> Place:
+        if self.place is None:
+            raise RuntimeError("a trainer works for one task: trainer.at(place)")
+        return self.place
+
+
+def split_batches(order: Tensor, size: int) -> Iterator[Tensor]:
+    """Cut an order (N,) into batches; a last batch of one image, which has no statistics, joins the one before."""
+    stops = list(range(size, len(order), size))
+    if stops and len(order) - stops[-1] == 1:
+        stops.pop()
+    start = 0
+    for stop in [*stops, len(order)]:
+        yield order[start:stop]
+        start = stop

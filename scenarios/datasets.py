@@ -1,0 +1,396 @@
+"""Data sets by name, from a folder of images or from an npz file: read once, checked, kept as uint8."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from cil.data import Dataset, ImageSet
+from cil.errors import UserError, unknown
+
+SPLITS = ("train", "test")
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class _Published(NamedTuple):
+    """A data set that torchvision downloads: its class there, where its files lie, the usual normalisation."""
+
+    reader: str
+    folder: str  # below root
+    files: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+PUBLISHED = {
+    "cifar10": _Published(
+        "CIFAR10",
+        "cifar-10-batches-py",
+        "the files of cifar-10-python.tar.gz",
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": _Published(
+        "CIFAR100",
+        "cifar-100-python",
+        "the files of cifar-100-python.tar.gz",
+        (0.5071, 0.4867, 0.4408),
+        (0.2675, 0.2565, 0.2761),
+    ),
+    "mnist": _Published("MNIST", "MNIST/raw", "the four unpacked idx files of MNIST", (0.1307,), (0.3081,)),
+    "fashion_mnist": _Published(
+        "FashionMNIST", "FashionMNIST/raw", "the four unpacked idx files of Fashion-MNIST", (0.2860,), (0.3530,)
+    ),
+    "svhn": _Published(
+        "SVHN",
+        ".",
+        "train_32x32.mat and test_32x32.mat",
+        (0.4377, 0.4438, 0.4728),
+        (0.1980, 0.2010, 0.1970),
+    ),
+}
+
+
+def load(spec: str, *, root: str | Path = "data", image_size: int | None = None) -> Dataset:
+    """Read a data set and check that it is whole.
+
+    Args:
+        spec: ``digits`` (comes with scikit-learn), ``cifar10``, ``cifar100``, ``mnist``, ``fashion_mnist``, ``svhn``
+            (downloaded to ``root`` unless they lie there), ``folder:PATH`` (``train/CLASS/*`` and ``test/CLASS/*``
+            image files in a folder or a zip file, classes in sorted order) or ``npz:PATH`` (arrays ``x_train``,
+            ``y_train``, ``x_test``, ``y_test``, ``classes`` and, if you like, ``mean`` and ``std``; images stored
+            without compression stay on disk and are mapped).
+        root: folder of downloaded data sets.
+        image_size: resize every image to this height and width in pixels, whatever its proportions; None: as stored.
+
+    Raises:
+        UserError: no such data set or file, a failed download, or data that are broken, saying where.
+    """
+    if image_size is not None and (not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1):
+        raise UserError(f"data: image_size={image_size!r}; legal: a whole number of pixels from 1 on")
+    source, colon, path = spec.partition(":")
+    readers: dict[str, Callable[[], Dataset]] = {"digits": _digits}
+    readers |= {name: partial(_published, name, Path(root).expanduser()) for name in PUBLISHED}
+    if source in ("folder", "npz"):
+        if not path:
+            raise UserError(f"data: '{spec}' names no file; write {source}:PATH")
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise UserError(f"data: '{spec}': there is no {place.absolute()}")
+        dataset = _folder(spec, place, image_size) if source == "folder" else _npz(spec, place)
+    elif source in readers and not colon:
+        dataset = readers[source]()
+    else:
+        raise unknown("data", spec, [*readers, "folder:PATH", "npz:PATH"])
+    check(dataset)
+    if image_size is None or dataset.train.image_shape[1:] == (image_size, image_size):
+        return dataset
+    train, test = (
+        ImageSet(resize(split.raw(), image_size), split.labels.numpy()) for split in (dataset.train, dataset.test)
+    )
+    return Dataset(dataset.name, train, test, dataset.classes, dataset.mean, dataset.std)
+
+
+def check(dataset: Dataset) -> None:
+    """See that a data set is whole: both splits of one shape, all labels in range, every class in both splits.
+
+    Raises:
+        UserError: what is wrong and where: the split, the class, the index of the first offender.
+    """
+    where, n_classes = f"data: '{dataset.name}'", len(dataset.classes)
+    if n_classes < 2:
+        raise UserError(f"{where}: {n_classes} classes; there must be 2 or more")
+    for split in SPLITS:
+        images: ImageSet = getattr(dataset, split)
+        labels = images.labels.numpy()
+        outside = np.flatnonzero((labels < 0) | (labels >= n_classes))
+        if len(outside):
+            raise UserError(
+                f"{where}: {split} label {labels[outside[0]]} at index {outside[0]} is outside [0, {n_classes}), "
+                f"{len(outside)} such labels in all"
+            )
+        absent = np.flatnonzero(images.counts(n_classes) == 0)
+        if len(absent):
+            raise UserError(
+                f"{where}: class {absent[0]} '{dataset.classes[absent[0]]}' has no image in {split}, "
+                f"{len(absent)} such classes in all"
+            )
+    if dataset.train.image_shape != dataset.test.image_shape:
+        raise UserError(
+            f"{where}: train images are (C, H, W) = {dataset.train.image_shape}, test images {dataset.test.image_shape}"
+        )
+    if not all(dataset.train.image_shape):
+        raise UserError(f"{where}: images of (C, H, W) = {dataset.train.image_shape} hold nothing")
+    if (dataset.mean is None) != (dataset.std is None):
+        raise UserError(f"{where}: mean and std go together, one of them is missing")
+    for key, values in (("mean", dataset.mean), ("std", dataset.std)):
+        channels = dataset.train.image_shape[0]
+        if values is None:
+            continue
+        if len(values) != channels or not all(0 <= value <= 1 for value in values) or (key == "std" and 0 in values):
+            raise UserError(f"{where}: {key}={values}; legal: {channels} fractions of 255, one for each channel")
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Resize uint8 images (N, H, W, C) to (N, size, size, C): bilinear, antialiased where they shrink."""
+    n, height, width, channels = images.shape
+    if (height, width) == (size, size):
+        return images
+    out = np.empty((n, size, size, channels), dtype=np.uint8)
+    chunk = max(1, 2**24 // (channels * max(height * width, size * size)))  # 64 MiB of float32
+    for start in range(0, n, chunk):
+        piece = torch.from_numpy(np.array(images[start : start + chunk])).permute(0, 3, 1, 2).float()  # (B, C, H, W)
+        # In float32 and rounded here: the uint8 kernels differ by a level from one processor to the next.
+        piece = F.interpolate(piece, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        out[start : start + chunk] = piece.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return out
+
+
+def _split(where: str, split: str, images: Any, labels: Any) -> ImageSet:
+    """The image set of one split, or an error in the user's words. Accepts (N, H, W) as one channel."""
+    images, labels = (a if isinstance(a, np.ndarray) else np.asarray(a) for a in (images, labels))
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise UserError(
+            f"{where}: {split} images are {images.dtype} of shape {images.shape}; "
+            "they must be uint8 (N, H, W, C) or (N, H, W)"
+        )
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise UserError(
+            f"{where}: {split} labels are {labels.dtype} of shape {labels.shape}; they must be integers (N,)"
+        )
+    if len(images) != len(labels):
+        raise UserError(f"{where}: {split} has {len(images)} images but {len(labels)} labels")
+    return ImageSet(images[..., None] if images.ndim == 3 else images, labels.astype(np.int64))
+
+
+def _digits() -> Dataset:
+    """Handwritten digits, 1797 images of 8 x 8: every fourth image of each class is for testing."""
+    from sklearn.datasets import load_digits  # slow to import, and only this data set needs it
+
+    bunch = load_digits()
+    images, labels = np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64)  # from 0..16
+    test = np.zeros(len(labels), dtype=bool)
+    for label in range(10):
+        test[np.flatnonzero(labels == label)[3::4]] = True
+    train_set = _split("data: 'digits'", "train", images[~test], labels[~test])
+    test_set = _split("data: 'digits'", "test", images[test], labels[test])
+    return Dataset("digits", train_set, test_set, tuple("0123456789"))
+
+
+def _published(name: str, root: Path) -> Dataset:
+    """A data set as torchvision reads it: from the files in ``root``, which it downloads if they are not there."""
+    about = PUBLISHED[name]
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise UserError(f"data: '{name}' is read by torchvision, which cannot be imported: {error}") from error
+    read = getattr(datasets, about.reader)
+    try:
+        if name == "svhn":
+            parts = [read(root, split=split, download=True) for split in SPLITS]
+            splits = [(part.data.transpose(0, 2, 3, 1), part.labels) for part in parts]  # from (N, C, H, W)
+            classes = tuple("0123456789")
+        else:
+            parts = [read(root, train=split == "train", download=True) for split in SPLITS]
+            splits = [(part.data, part.targets) for part in parts]
+            classes = tuple(parts[0].classes)
+    except Exception as error:  # torchvision passes on whatever the network, tarfile, pickle or scipy raise
+        folder, reason = (root / about.folder).absolute(), " ".join(str(error).split())
+        raise UserError(
+            f"data: '{name}' could not be read from {folder}, nor downloaded to it ({type(error).__name__}: {reason}). "
+            f"Connect to the internet, or put {about.files} into that folder, or give as root the folder in which it "
+            "lies."
+        ) from error
+    train, test = (
+        _split(f"data: '{name}'", split, np.ascontiguousarray(images), labels)
+        for split, (images, labels) in zip(SPLITS, splits, strict=True)
+    )
+    return Dataset(name, train, test, classes, about.mean, about.std)
+
+
+class _File(NamedTuple):
+    """An image file of a folder or of a zip file."""
+
+    path: str
+    label: int
+    open: Callable[[], IO[bytes]]
+
+
+def _folder(spec: str, place: Path, image_size: int | None) -> Dataset:
+    """Image files sorted by split and class. Other files and hidden ones are left out; EXIF rotation is not applied."""
+    if place.is_dir():
+        name = place.resolve().name
+        tree = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*"))}
+        folders = [relative for relative, path in tree.items() if path.is_dir()]
+        openers: dict[str, Callable[[], Any]]
+        openers = {relative: partial(path.open, "rb") for relative, path in tree.items() if path.is_file()}
+        return _images(spec, name, folders, openers, image_size)
+    try:
+        with zipfile.ZipFile(place) as archive:
+            members = archive.infolist()
+            folders = [member.filename.rstrip("/") for member in members if member.is_dir()]
+            openers = {m.filename: partial(archive.open, m) for m in members if not m.is_dir()}
+            return _images(spec, place.stem, folders, openers, image_size)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"data: '{spec}': {place} is neither a folder nor a whole zip file: {error}") from error
+
+
+def _images(
+    spec: str, name: str, folders: Sequence[str], openers: dict[str, Callable[[], Any]], image_size: int | None
+) -> Dataset:
+    paths = {path: PurePosixPath(path).parts for path in sorted({*folders, *openers})}
+    paths = {
+        path: parts
+        for path, parts in paths.items()
+        if parts and parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)
+    }
+    tops = {parts[0] for parts in paths.values() if len(parts) > 1 or parts[0] in folders}
+    depth = 1 if len(tops) == 1 and not tops & set(SPLITS) else 0  # all below one folder, as archives often are
+    found: dict[str, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
+    for path, parts in paths.items():
+        parts = parts[depth:]
+        if len(parts) < 2 or parts[0] not in SPLITS:
+            continue
+        if len(parts) == 2 and path in folders:
+            found[parts[0]][parts[1]] += []  # a class folder, perhaps empty
+        if len(parts) > 2 and path in openers and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
+            found[parts[0]][parts[1]].append(path)
+    classes = tuple(sorted({*found["train"], *found["test"]}))
+    if not classes:
+        raise UserError(f"data: '{spec}' holds no train/CLASS/ and test/CLASS/ folders of images")
+    for split in SPLITS:
+        for label in classes:
+            if not found[split].get(label):
+                wrong = "has no image in" if label in found[split] else "is missing from"
+                raise UserError(f"data: '{spec}': class '{label}' {wrong} {split}")
+    files = {
+        split: [_File(path, label, openers[path]) for label, key in enumerate(classes) for path in found[split][key]]
+        for split in SPLITS
+    }
+    headers = [_header(spec, file) for split in SPLITS for file in files[split]]
+    grey = all(mode in ("1", "L", "LA") for mode, _ in headers)
+    if image_size is None:
+        shape = headers[0][1]
+        for file, (_, other) in zip(files["train"] + files["test"], headers, strict=True):
+            if other != shape:
+                raise UserError(
+                    f"data: '{spec}': images differ in size: {files['train'][0].path} is {shape[1]} x {shape[0]}, "
+                    f"{file.path} is {other[1]} x {other[0]}; give image_size to resize them all"
+                )
+    else:
+        shape = (image_size, image_size)
+    sets = {}
+    for split in SPLITS:
+        images = np.empty((len(files[split]), *shape, 1 if grey else 3), dtype=np.uint8)
+        with ThreadPoolExecutor(4) as threads:  # decoding leaves the interpreter lock; order and result do not depend
+            decoded = threads.map(partial(_decode, spec, "L" if grey else "RGB", image_size), files[split])
+            for index, image in enumerate(decoded):
+                images[index] = image
+        sets[split] = _split(f"data: '{spec}'", split, images, np.array([file.label for file in files[split]]))
+    return Dataset(name, sets["train"], sets["test"], classes)
+
+
+def _opened(spec: str, file: _File, read: Callable[[Any], Any]) -> Any:
+    """What ``read`` makes of the opened image, or an error that names the file."""
+    from PIL import Image
+
+    broken = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    try:
+        with file.open() as stream, Image.open(stream) as image:
+            return read(image)
+    except (*broken, Image.DecompressionBombError) as error:
+        raise UserError(f"data: '{spec}': {file.path} cannot be read as an image: {error}") from error
+
+
+def _header(spec: str, file: _File) -> tuple[str, tuple[int, int]]:
+    """Mode and (H, W), without decoding."""
+    mode, (width, height) = _opened(spec, file, lambda image: (image.mode, image.size))
+    if mode.startswith(("I", "F")):  # converting these would clip without a word
+        raise UserError(f"data: '{spec}': {file.path} has more than 8 bits a channel (mode {mode}); convert it first")
+    return mode, (height, width)
+
+
+def _decode(spec: str, mode: str, image_size: int | None, file: _File) -> np.ndarray:
+    """One image, uint8 (H, W, C)."""
+    pixels = np.asarray(_opened(spec, file, lambda image: image.convert(mode)))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return pixels if image_size is None else resize(pixels[None], image_size)[0]
+
+
+def _npz(spec: str, place: Path) -> Dataset:
+    where = f"data: '{spec}'"
+    try:
+        with zipfile.ZipFile(place) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            missing = [key for key in ("x_train", "y_train", "x_test", "y_test", "classes") if key not in members]
+            if missing:
+                raise UserError(f"{where} lacks the arrays {', '.join(missing)}; it has {', '.join(sorted(members))}")
+            arrays = {
+                key: _member(where, place, archive, members[key], mapped=key.startswith("x_"))
+                for key in ("x_train", "y_train", "x_test", "y_test", "classes", "mean", "std")
+                if key in members
+            }
+    except (zipfile.BadZipFile, OSError, zlib.error, EOFError, RuntimeError) as error:
+        raise UserError(f"{where}: {place} is not a whole npz file: {error}") from error
+    classes = arrays["classes"]
+    if classes.ndim != 1 or classes.dtype.kind not in "US":
+        raise UserError(f"{where}: classes are {classes.dtype} of shape {classes.shape}; they must be strings (K,)")
+    norm = {}
+    for key in ("mean", "std"):
+        if key in arrays and (arrays[key].ndim != 1 or arrays[key].dtype.kind != "f"):
+            raise UserError(f"{where}: {key} is {arrays[key].dtype} of shape {arrays[key].shape}; must be floats (C,)")
+        norm[key] = tuple(arrays[key].tolist()) if key in arrays else None
+    return Dataset(
+        place.stem,
+        _split(where, "train", arrays["x_train"], arrays["y_train"]),
+        _split(where, "test", arrays["x_test"], arrays["y_test"]),
+        tuple(name.decode() if isinstance(name, bytes) else name for name in classes.tolist()),
+        norm["mean"],
+        norm["std"],
+    )
+
+
+def _member(where: str, place: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, mapped: bool) -> np.ndarray:
+    """One array of an npz file: mapped where it is stored as it is, else read. Pickles are refused, never opened."""
+    key = member.filename.removesuffix(".npy")
+    with archive.open(member) as stream:
+        try:
+            version = np.lib.format.read_magic(stream)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = header(stream)
+        except ValueError as error:
+            raise UserError(f"{where}: {key} is not an array: {error}") from error
+        start = stream.tell()
+    if dtype.hasobject:
+        raise UserError(f"{where}: {key} holds pickled Python objects, which are never opened; store numbers or text")
+    n_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if member.file_size != start + n_bytes:
+        raise UserError(
+            f"{where}: {key} is cut off: {shape} {dtype} takes {n_bytes} bytes, {member.file_size - start} are there"
+        )
+    if mapped and n_bytes and member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
+        with place.open("rb") as file:  # numpy's own loader maps only files that hold one array
+            file.seek(member.header_offset)
+            local = file.read(30)  # the local header; the lengths of the name and extra field that follow it end it
+            if len(local) < 30 or local[:4] != b"PK\x03\x04":
+                raise zipfile.BadZipFile(f"no local header of {key}")
+            skip = 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+        offset = member.header_offset + skip + start
+        if offset + n_bytes > place.stat().st_size:
+            raise zipfile.BadZipFile(f"{key} runs past the end of the file")
+        return np.memmap(place, dtype, "r", offset, tuple(shape), "F" if fortran else "C")
+    with archive.open(member) as stream:
+        try:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+        except ValueError as error:
+            raise UserError(f"{where}: {key} cannot be read: {error}") from error

@@ -1,0 +1,32 @@
+"""Joint training: the upper bound, which keeps every image and so lies outside any memory budget.
+
+As in Zhou et al., Class-Incremental Learning: A Survey, TPAMI 2024. It needs ``memory.exemplars: all``; its bytes are
+counted like everyone's.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cil.nets.network import Network
+from cil.scenario import Task
+from cil.strategy import Strategy
+
+
+class Joint(Strategy):
+    """Train on all images of all classes seen, at each task.
+
+    Args:
+        model: backbone and head without classes.
+        restart: whether each task starts from fresh weights instead of the ones before.
+    """
+
+    needs_all_data: ClassVar[bool] = True
+
+    def __init__(self, model: Network, *, restart: bool = True) -> None:
+        super().__init__(model)
+        self.restart = restart
+
+    def begin(self, task: Task) -> None:
+        if self.restart and task.n_old:
+            self.model.reinitialise()
