@@ -98,7 +98,7 @@ class Model:
         Raises:
             UserError: unknown backbone, or arguments that it does not take.
         """
-        make = _backbone(self.backbone)
+        make = find_backbone(self.backbone)
         try:
             backbone = make(in_channels=in_channels, **(self.backbone_args or {}))
         except (TypeError, ValueError) as error:
@@ -113,7 +113,12 @@ class Model:
         return Network(cast(nn.Module, backbone), head, partial(self.build, in_channels))
 
 
-def _backbone(name: str) -> Callable[..., nn.Module]:
+def find_backbone(name: str) -> Callable[..., nn.Module]:
+    """The callable that makes a backbone from ``in_channels``: one of ``BACKBONES`` or a dotted path.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     if name in BACKBONES:
         return BACKBONES[name]
     if "." not in name:
