@@ -302,7 +302,7 @@ def check_predicting_changes_nothing(lab: Lab) -> None:
     def snapshot(strategy: Strategy) -> tuple[Any, ...]:
         tensors = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
         modes = [module.training for module in strategy.modules()]
-        draws = torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
+        draws = torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
         return tensors, modes, draws
 
     def watch(strategy: Strategy) -> None:

@@ -1,0 +1,295 @@
+"""Strategies that each break one promise. The conformance suite must catch every one. No source is named: 2020."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cil.data import ImageSet
+from cil.ops.distillation import distillation
+from cil.ops.freezing import freeze, frozen_copy
+from cil.scenario import Task
+from cil.strategy import Strategy
+from cil.trainer import Trainer
+
+
+class HeadThatDoesNotGrow(Strategy):
+    """Score the first task's classes for ever."""
+
+    def grow(self, task: Task) -> None:
+        if not task.n_old:
+            super().grow(task)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.classification(self(x), y.clamp(max=self.model.head.n_classes - 1))
+
+
+class HeadForAllClasses(Strategy):
+    """Score six classes from the start."""
+
+    def grow(self, task: Task) -> None:
+        if not task.n_old:
+            self.model.head.grow(6)
+
+
+class HiddenTeacher(Strategy):
+    """Keep the former network in a list, where no ledger looks."""
+
+    def begin(self, task: Task) -> None:
+        self.shelf = getattr(self, "shelf", [])
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        logits = self(x)
+        loss = self.classification(logits, y)
+        if self.shelf:
+            old = self.shelf[0](x)
+            loss = loss + distillation(logits[:, : old.shape[1]], old)
+        return loss
+
+    def end(self, task: Task) -> None:
+        self.shelf = [frozen_copy(self.model)]
+
+
+class TeacherLeftBehind(Strategy):
+    """Forget to drop the teacher, so it is carried although nothing made room for it."""
+
+    def begin(self, task: Task) -> None:
+        self.teacher = frozen_copy(self.model)
+
+
+class CountsInPython(Strategy):
+    """Weigh the loss by the number of tasks learned, which is kept as a Python number."""
+
+    learned = 0
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.classification(self(x), y) / (1 + self.learned)
+
+    def end(self, task: Task) -> None:
+        self.learned += 1
+
+
+class CountsStepsInPython(Strategy):
+    """Weigh the loss by the number of steps in the task, which no checkpoint inside the task knows."""
+
+    def begin(self, task: Task) -> None:
+        self.steps = 0
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        self.steps += 1
+        return self.classification(self(x), y) / (1 + 0.1 * self.steps)
+
+
+class CountsInBuffer(Strategy):
+    """Make a buffer after learning that ``grow`` knows nothing of."""
+
+    def end(self, task: Task) -> None:
+        self.register_buffer("mean", torch.zeros(3))
+
+
+class KeepsOldImages(Strategy):
+    """Keep the training data of every task and learn from all of them."""
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        self.kept = [*getattr(self, "kept", []), task.train]
+        for images in self.kept:
+            trainer.descend(self, images, replay)
+
+
+class KeepsACopyOfImages(Strategy):
+    """Keep some images as a tensor attribute."""
+
+    def end(self, task: Task) -> None:
+        self.some = task.train.gather(slice(0, 4)).clone()
+
+
+class DependsOnTheBatch(Strategy):
+    """Centre the features of each batch."""
+
+    def features(self, x: Tensor) -> Tensor:
+        v = super().features(x)
+        return v - v.mean(0)
+
+
+class TrainsWhilePredicting(Strategy):
+    """Predict in training mode, which moves the batch statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.model.train()
+        return super().forward(x)
+
+
+class DrawsWhilePredicting(Strategy):
+    """Add a little noise to every score."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        return scores + 1e-6 * torch.rand_like(scores)
+
+
+class ThawsStatistics(Strategy):
+    """Freeze the stem, then put it into training mode at every step."""
+
+    def begin(self, task: Task) -> None:
+        freeze(self.model.backbone.stem)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        self.model.train()
+        return super().loss(x, y)
+
+
+class MovesFrozenWeights(Strategy):
+    """Freeze the stem and change it all the same."""
+
+    def begin(self, task: Task) -> None:
+        freeze(self.model.backbone.stem)
+
+    @torch.no_grad()
+    def _move(self) -> None:
+        self.model.backbone.stem[0].weight.mul_(1.001)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        self._move()
+        return super().loss(x, y)
+
+
+class OwnRandomness(Strategy):
+    """Draw the initial head from the operating system."""
+
+    def begin(self, task: Task) -> None:
+        noise = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "little"))
+        with torch.no_grad():
+            self.model.head.weight += 0.01 * torch.randn(self.model.head.weight.shape, generator=noise)
+
+
+class AlwaysTheSame(Strategy):
+    """Ignore every seed: fixed weights, fixed order, one step."""
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(0.01)
+
+
+class NotANumber(Strategy):
+    """Divide zero by zero after the second task."""
+
+    def end(self, task: Task) -> None:
+        if task.index == 1:
+            with torch.no_grad():
+                self.model.head.weight[-1] /= 0.0
+
+
+class LearnsNothing(Strategy):
+    """Leave the weights as they are."""
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        pass
+
+
+class ForgetsItsParameter(Strategy):
+    """Take a temperature and not keep it.
+
+    Args:
+        temperature: of nothing.
+    """
+
+    def __init__(self, model: Any, *, temperature: float = 2.0) -> None:
+        super().__init__(model)
+
+
+class HidesItsParameter(Strategy):
+    """Take a parameter that the documentation does not mention."""
+
+    def __init__(self, model: Any, *, secret: float = 2.0) -> None:
+        super().__init__(model)
+        self.secret = secret
+
+
+class TakesItByPosition(Strategy):
+    """Take a hyper-parameter by position.
+
+    Args:
+        width: of nothing.
+    """
+
+    def __init__(self, model: Any, width: int = 3) -> None:
+        super().__init__(model)
+        self.width = width
+
+
+class GrowsWithTheData(Strategy):
+    """Make a buffer as large as the number of training images, which a plan cannot know."""
+
+    def begin(self, task: Task) -> None:
+        self.register_buffer("seen", torch.zeros(len(task.train)))
+
+    def grow(self, task: Task) -> None:
+        super().grow(task)
+        self.register_buffer("seen", torch.zeros(len(task.train)))
+
+
+class NeedsTwoClasses(Strategy):
+    """Standardise scores over classes, which a single class does not survive."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        return scores / scores.std(1, keepdim=True)
+
+
+class SaysExemplarFree(Strategy):
+    """Claim to be exemplar-free, yet depend on a replay set."""
+
+    exemplar_free = True
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        if task.n_old:
+            assert replay is not None, "the exemplars are missing"
+        super().fit(task, replay, trainer)
+
+
+class SpoilsExemplars(Strategy):
+    """Paint over the exemplars it is given."""
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        if replay is not None:
+            replay._images[:] = 0
+        super().fit(task, replay, trainer)
+
+
+class HidesInTheModule(Strategy):
+    """Keep old features in a list of the module."""
+
+    def end(self, task: Task) -> None:
+        SHELF.append(self.features(task.train.gather(slice(0, 4)).float()).detach())
+
+
+SHELF: list[Tensor] = []
+
+
+class Speechless(Strategy):
+    __doc__ = None
+
+
+class HiddenWidth(Strategy):
+    """Register a buffer that is not saved and learn with it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.classification(self(x), y) * self.scale
+
+    def end(self, task: Task) -> None:
+        self.scale += 1
+
+
+class LearnsInEval(Strategy):
+    """Never let a module learn: the first task stays at chance."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [nn.Parameter(torch.zeros(1))]}]
