@@ -82,8 +82,9 @@ class Augmentation:
                 f"augmentation: {len(means)} means and {len(stds)} standard deviations for images of {channels} "
                 f"channel(s); preset '{self.preset}' is made for 3. Give augmentation.mean and augmentation.std."
             )
-        if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0:
-            raise UserError("augmentation: pad must be >= 0, brightness within [0, 1] and std > 0")
+        size = chosen["size"]
+        if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0 or (size is not None and size < 1):
+            raise UserError("augmentation: pad must be >= 0, brightness within [0, 1], size >= 1 or null, and std > 0")
         return Bound(**chosen, mean=torch.tensor(means, device=device), std=torch.tensor(stds, device=device))
 
 

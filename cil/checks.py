@@ -144,6 +144,7 @@ class Lab:
         self._traces: dict[tuple[Any, ...], list[Moment]] = {}
 
     def network(self) -> Network:
+        """Backbone and head before the first task."""
         backbone = self.backbone(in_channels=1)
         return Network(backbone, LinearHead(int(backbone.num_features)), self.network)  # type: ignore[arg-type]
 

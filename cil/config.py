@@ -215,8 +215,8 @@ def find_class(kind: str, name: str) -> type:
         except ImportError as error:
             raise UserError(f"{kind}: '{name}' cannot be imported: {error}") from error
         except AttributeError as error:
-            loaded = vars(importlib.import_module(module)).items()
-            legal = [key for key, item in loaded if inspect.isclass(item) and issubclass(item, base)]
+            classes = inspect.getmembers(importlib.import_module(module), inspect.isclass)
+            legal = [key for key, item in classes if issubclass(item, base) and item is not base]
             raise unknown(f"{kind}: module {module}", attribute, legal) from error
         if not (inspect.isclass(value) and issubclass(value, base)):
             raise UserError(f"{kind}: '{name}' is not a subclass of {base.__module__}.{base.__name__}")
@@ -386,11 +386,18 @@ def _paragraph(message: str) -> str:
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     text = re.sub(r"\. Got value: Namespace\(.*", ".", text)
     text = re.sub(r"typing\.", "", text)
-    return f"{'.'.join(keys)}: {text}" if keys else text
+    if not keys:
+        return text
+    # The message of a class's own parser comes wrapped into ours: "strategy: temperature: Expected".
+    return re.sub(r"^(\S+): (\S+): Expected", r"\1.\2: Expected", f"{'.'.join(keys)}: {text}")
 
 
 def main(program: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line: user's mistakes end with status 2 and one paragraph, an interruption with status 130."""
+    """Run a command line, with the current folder's modules in reach.
+
+    User's mistakes end with status 2 and one paragraph, an interruption with status 130.
+    """
+    sys.path.insert(0, "")
     try:
         status = program(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

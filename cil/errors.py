@@ -12,8 +12,9 @@ class UserError(ValueError):
 
 def nearest(wrong: str, legal: Iterable[str]) -> str:
     """``did you mean 'x'? `` if one of the legal names is close to the wrong one, else nothing."""
-    close = difflib.get_close_matches(wrong.lower(), list(legal), n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'? " if close else ""
+    by_lower = {name.lower(): name for name in legal}
+    close = difflib.get_close_matches(wrong.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"did you mean '{by_lower[close[0]]}'? " if close else ""
 
 
 def unknown(kind: str, wrong: str, legal: Iterable[str]) -> UserError:

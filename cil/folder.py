@@ -14,8 +14,6 @@ from cil.errors import UserError
 from cil.evaluation import report
 
 OWN = ("config.yaml", "results.json", "report.md", "events", "checkpoint")
-# Where a run is written and how it is told to go on does not change what it computes.
-FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root")
 
 
 class RunFolder:
@@ -57,7 +55,7 @@ class RunFolder:
             different = [
                 f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
                 for key in sorted(before.keys() | now.keys())
-                if before.get(key) != now.get(key) and key.split(".")[0] not in FREE
+                if before.get(key) != now.get(key) and key.split(".")[0] not in report.FREE
             ]
             if different:
                 raise UserError(f"--resume: {self.path} was run with another configuration: {'; '.join(different)}")

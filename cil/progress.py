@@ -55,11 +55,11 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line for the user."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A line that asks for attention."""
-        self.console.print(text, style="yellow", markup=False, highlight=False)
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def tasks(self, total: int, done: int) -> Iterator[None]:

@@ -41,7 +41,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     parser, config = cfg.parse(argv, Path(program).name)
     experiment = cfg.instantiate(parser, config, load)
     experiment.check()
-    text = parser.dump(config, skip_none=False)
+    text = parser.dump(config, skip_unset=False)
     resolved = yaml.safe_load(text)
     if config.dry_run:
         console.print(plan_table(experiment))
@@ -51,10 +51,12 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     before = folder.results()
     if config.resume and before and before["status"] == "complete":
         console.print(report.terminal(before))
-        console.print(f"{folder.path} is complete; nothing to do", highlight=False)
+        console.print(f"{folder.path} is complete; nothing to do", highlight=False, soft_wrap=True)
         return 0
     folder.open(text, overwrite=config.overwrite)
-    console.print(f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False)
+    console.print(
+        f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False, soft_wrap=True
+    )
     return _train(experiment, folder, resolved, cfg.command(argv, program), console)
 
 
@@ -93,7 +95,7 @@ def _train(experiment: Experiment, folder: RunFolder, config: dict[str, Any], co
         )
     except DivergedError as error:
         write("failed", done, error=str(error), finished=_now())
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
         return 1
     except UserError as error:
         write("failed", done, error=str(error), finished=_now())
@@ -103,7 +105,7 @@ def _train(experiment: Experiment, folder: RunFolder, config: dict[str, Any], co
         raise
     content = write("complete", records, finished=_now())
     console.print(report.terminal(content))
-    console.print(f"written to {folder.path}", highlight=False)
+    console.print(f"written to {folder.path}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -148,7 +148,7 @@ class Trainer:
             UserError: names the option, its value and what is legal.
         """
         for index, options in (self.per_task or {}).items():
-            if not 0 <= int(index) < n_tasks:
+            if not isinstance(index, int) or not 0 <= index < n_tasks:
                 raise UserError(
                     f"trainer.per_task: there is no task {index}; the scenario has tasks 0 to {n_tasks - 1}"
                 )
@@ -161,14 +161,14 @@ class Trainer:
                 ("epochs", lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
                 ("batch_size", lambda v: isinstance(v, int) and v >= 2, "an integer >= 2"),
                 ("optimizer", lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
-                ("lr", lambda v: v > 0, "> 0"),
+                ("lr", lambda v: 0 < v < math.inf, "> 0"),
                 ("momentum", lambda v: 0 <= v < 1, "within [0, 1)"),
                 ("weight_decay", lambda v: v >= 0, ">= 0"),
                 ("schedule", lambda v: v in ("multistep", "cosine", "constant"), "multistep, cosine or constant"),
                 ("milestones", lambda v: not v or all(m > 0 for m in v), "a list of numbers > 0"),
                 ("gamma", lambda v: v > 0, "> 0"),
                 ("min_lr", lambda v: v >= 0, ">= 0"),
-                ("warmup_epochs", lambda v: v >= 0, ">= 0"),
+                ("warmup_epochs", lambda v: isinstance(v, int) and v >= 0, "an integer >= 0"),
                 ("clip_grad", lambda v: v is None or v > 0, "> 0 or null"),
                 ("label_smoothing", lambda v: 0 <= v < 1, "within [0, 1)"),
             ]
@@ -283,7 +283,7 @@ class Trainer:
         if epoch < self.warmup_epochs:
             return (epoch + 1) / (self.warmup_epochs + 1)
         if self.schedule == "multistep":
-            passed = [m for m in self.milestones or [] if epoch >= (m * self.epochs if m < 1 else m)]
+            passed = [m for m in self.milestones or [] if epoch >= (round(m * self.epochs, 6) if m < 1 else m)]
             return self.gamma ** len(passed)
         return 1.0
 
@@ -292,7 +292,8 @@ class Trainer:
         if epoch < self.warmup_epochs:
             return group["initial_lr"] * self.lr_scale(epoch)
         done = (epoch - self.warmup_epochs) / max(1, self.epochs - self.warmup_epochs)
-        return self.min_lr + (group["initial_lr"] - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+        low = min(self.min_lr, group["initial_lr"])  # a group that starts lower, such as a frozen one at 0, stays there
+        return low + (group["initial_lr"] - low) * (1 + math.cos(math.pi * done)) / 2
 
     def _placed(self) -> Place:
         if self.place is None:

@@ -1,7 +1,1 @@
-"""Where the data come from and how they are cut into tasks: data sets, class-incremental scenarios, Avalanche."""
-
-from __future__ import annotations
-
-from scenarios.class_incremental import ClassIncremental
-
-__all__ = ["ClassIncremental"]
+"""Data sets and how they are cut into tasks. Import a builder from its own file."""

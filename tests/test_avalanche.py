@@ -28,8 +28,8 @@ with warnings.catch_warnings():
 
 from cil.data import Dataset, ImageSet
 from cil.errors import UserError
-from scenarios import ClassIncremental
 from scenarios.avalanche import as_uint8, from_avalanche, isolated, to_avalanche
+from scenarios.class_incremental import ClassIncremental
 
 NAMES = [f"class {label}" for label in range(10)]
 

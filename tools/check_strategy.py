@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
-sys.path.insert(0, "")  # and so does a file in the current folder
 
 from cil import config
 from cil.checks import report

@@ -19,6 +19,8 @@ from cil.run import Experiment, Record
 
 SCHEMA = 1
 MIB = 2**20
+# Where a run is written and how it is told to go on does not change what it computes.
+FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root")
 PACKAGES = ("cil-framework", "torch", "torchvision", "numpy", "scikit-learn", "avalanche-lib")
 
 
@@ -95,9 +97,10 @@ def _public(record: Record) -> dict[str, Any]:
     return {**{key: value for key, value in record.items() if key != "evaluators"}, "top5": top5}
 
 
-def without_timing(content: dict[str, Any]) -> dict[str, Any]:
-    """``results.json`` less what may differ between two runs of one experiment: times, command and machine."""
+def comparable(content: dict[str, Any]) -> dict[str, Any]:
+    """``results.json`` less what may differ between two runs of one experiment: times, places, command, machine."""
     kept = {key: value for key, value in content.items() if key not in ("command", "machine", "started", "finished")}
+    kept["config"] = {key: value for key, value in content["config"].items() if key not in FREE}
     kept["tasks"] = [
         {key: value for key, value in task.items() if key not in ("seconds", "images_per_second")}
         for task in content["tasks"]

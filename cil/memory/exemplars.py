@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cil.data import ImageSet
-from cil.errors import UserError
+from cil.errors import UserError, unknown
 from cil.scenario import Task
 
+SELECTIONS = ("herding", "random", "closest_to_mean", "reservoir")
 Features = Callable[[ImageSet], Tensor]  # N images -> (N, D)
 
 
@@ -29,8 +30,13 @@ def herding(features: Tensor, n: int) -> np.ndarray:
 
     Returns:
         int64 indices (min(n, N),), best first.
+
+    Raises:
+        ValueError: a feature is NaN or infinite.
     """
     v = features.double()
+    if not torch.isfinite(v).all():
+        raise ValueError("herding: a feature is NaN or infinite, so the network is broken")
     v = v / (v.norm(dim=1, keepdim=True) + 1e-8)
     mean = v.mean(0)  # (D,)
     norms, towards_mean = (v * v).sum(1), v @ mean  # (N,), (N,)
@@ -117,8 +123,12 @@ class Memory:
             )
         for key in ("exemplars", "per_class"):
             value = getattr(self, key)
-            if isinstance(value, int) and value < 0:
-                raise UserError(f"memory.{key}: {value} must be >= 0")
+            if value is None or (key == "exemplars" and value == "all"):
+                continue
+            if not isinstance(value, int) or value < 0:
+                raise UserError(f"memory.{key}: {value!r} must be an integer >= 0" + ", or all" * (key == "exemplars"))
+        if self.selection not in SELECTIONS:
+            raise unknown("memory.selection", self.selection, SELECTIONS)
         if self.selection == "reservoir" and not isinstance(self.exemplars, int):
             raise UserError("memory.selection: reservoir needs a total number in memory.exemplars")
 
@@ -166,8 +176,12 @@ class Exemplars:
         return len(self.labels)
 
     def as_set(self) -> ImageSet | None:
-        """The exemplars to learn from; None when there are none."""
-        return ImageSet(self.images, self.labels) if len(self) else None
+        """The exemplars to learn from, not to write on; None when there are none."""
+        if not len(self):
+            return None
+        images = self.images.view()
+        images.flags.writeable = False
+        return ImageSet(images, self.labels)
 
     def update(self, task: Task, features: Features, generator: torch.Generator) -> None:
         """Take up the task's images and bring every class to the quota.

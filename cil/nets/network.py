@@ -106,9 +106,11 @@ class Model:
         if not isinstance(backbone, nn.Module) or not isinstance(backbone, Backbone):
             raise UserError(f"model.backbone: '{self.backbone}' gave no torch module with an attribute num_features")
         heads: dict[str, Any] = {"linear": LinearHead, "cosine": CosineHead}
+        if self.head not in heads:
+            raise unknown("model.head", self.head, heads)
         try:
             head = heads[self.head](backbone.num_features, **(self.head_args or {}))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"model.head_args: the {self.head} head refused them: {error}") from error
         return Network(cast(nn.Module, backbone), head, partial(self.build, in_channels))
 
@@ -126,5 +128,5 @@ def find_backbone(name: str) -> Callable[..., nn.Module]:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"model.backbone: '{name}' cannot be imported: {error}") from error

@@ -22,11 +22,13 @@ def align(weight: Tensor, n_old: int, *, only_shrink: bool = False) -> float:
         gamma, by which the new rows were multiplied.
 
     Raises:
-        ValueError: there are no old or no new rows.
+        ValueError: there are no old or no new rows, or the new rows are all zero.
     """
     if not 0 < n_old < len(weight):
         raise ValueError(f"aligning needs old and new rows; {n_old} of {len(weight)} are old")
     norms = weight.norm(dim=1)
+    if not norms[n_old:].any():
+        raise ValueError("aligning cannot lengthen new rows that are all zero; they learned nothing")
     gamma = float(norms[:n_old].mean() / norms[n_old:].mean())
     if only_shrink:
         gamma = min(gamma, 1.0)

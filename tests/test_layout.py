@@ -1,0 +1,116 @@
+"""The rooms of the house: who may import whom, every configuration works, every public name is documented."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import itertools
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cil import config
+from cil.scenario import ScenarioBuilder
+from cil.strategy import Strategy
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+PROTOCOLS = [path for path in CONFIGS if path.parent.name == "protocols"]
+STRATEGIES = [path for path in CONFIGS if path.parent.name == "strategies"]
+
+
+def imported(path: Path) -> set[str]:
+    """First parts of the modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def test_the_engine_imports_neither_strategies_nor_scenarios():
+    for path in files("cil"):
+        assert not imported(path) & {"strategies", "scenarios", "tools", "tests"}, path
+
+
+def test_plugins_import_the_engine_and_not_one_another():
+    for path in files("strategies"):
+        assert not imported(path) & {"tools", "tests", "strategies", "scenarios"}, path
+    for path in files("scenarios"):
+        assert not imported(path) & {"tools", "tests", "strategies"}, path
+
+
+def test_avalanche_is_imported_only_when_used():
+    code = (
+        "import sys, tools.train; print([m for m in ('avalanche', 'torchvision', 'tensorboard') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_configuration_is_known_here():
+    assert len(CONFIGS) == 13
+    assert len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + 1  # the quickstart stands alone
+    assert {path.stem for path in STRATEGIES} == set(config.strategies())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "strategy"), list(itertools.product(PROTOCOLS, STRATEGIES)), ids=lambda path: path.stem
+)
+def test_every_protocol_takes_every_strategy(protocol, strategy):
+    _, parsed = config.parse(["--config", str(protocol), "--config", str(strategy)])
+    kind = config.find_class("strategy", parsed.strategy.class_path)
+    memory = parsed.memory.as_dict()
+    if kind.exemplar_free:
+        assert (memory["exemplars"], memory["per_class"]) == (0, None)
+    elif kind.needs_all_data:
+        assert (memory["exemplars"], memory["per_class"]) == ("all", None)
+    else:
+        assert memory["exemplars"] == (100 if protocol.stem == "digits" else 2000)
+
+
+def test_the_quickstart_is_a_configuration_too():
+    _, parsed = config.parse(["--config", str(ROOT / "configs/quickstart.yaml")])
+    assert parsed.data == "digits"
+
+
+def modules(package: str):
+    loaded = importlib.import_module(package)
+    yield loaded
+    for item in pkgutil.walk_packages(loaded.__path__, f"{package}."):
+        yield importlib.import_module(item.name)
+
+
+@pytest.mark.parametrize("package", ["cil", "strategies", "scenarios"])
+def test_every_public_name_is_documented(package):
+    hooks = {n for base in (Strategy, ScenarioBuilder) for n in vars(base)} | {"forward"}
+    silent = []
+    for module in modules(package):
+        assert module.__doc__, module.__name__
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+            if not own or not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            if not value.__doc__:
+                silent.append(f"{module.__name__}.{name}")
+            if inspect.isclass(value):
+                for method, function in vars(value).items():
+                    if method.startswith("_") or not inspect.isfunction(function) or function.__doc__:
+                        continue
+                    inherited = any(method in vars(base) for base in value.__mro__[1:]) or method in hooks
+                    if not inherited and name not in ("Keeper", "NoWatcher", "Watcher"):
+                        silent.append(f"{module.__name__}.{name}.{method}")
+    assert not silent

@@ -1,0 +1,104 @@
+"""A stranger's strategy in one file outside the repository: run from YAML by its class path, and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PLUGIN = '''"""Learning without forgetting. Li and Hoiem, Learning without Forgetting, ECCV 2016."""
+
+from cil.ops.distillation import distillation
+from cil.ops.freezing import frozen_copy
+from cil.strategy import Strategy
+
+
+class LwF(Strategy):
+    """Learn the new columns while the old ones keep giving their former scores.
+
+    Args:
+        model: backbone and head without classes.
+        keep: weight of the distillation.
+        temperature: T of the distillation.
+    """
+
+    exemplar_free = True
+
+    def __init__(self, model, *, keep: float = 3.0, temperature: float = 2.0):
+        super().__init__(model)
+        self.keep, self.temperature = keep, temperature
+
+    def begin(self, task):
+        self.teacher = frozen_copy(self.model) if task.n_old else None
+        self.n_old = task.n_old
+
+    def loss(self, x, y):
+        logits = self(x)  # (B, K)
+        learn = self.classification(logits[:, self.n_old :], y - self.n_old)
+        if self.teacher is None:
+            return learn
+        old = self.teacher(x)[:, : self.n_old]
+        return learn + self.keep * distillation(logits[:, : self.n_old], old, self.temperature)
+
+    def end(self, task):
+        self.teacher = None{leak}
+'''
+
+CONFIG = """
+data: digits
+scenario: {step: 5}
+strategy:
+  class_path: my_lab.methods.LwF
+  init_args: {keep: 2}
+model: {backbone: convnet2}
+trainer: {epochs: 3, batch_size: 32, lr: 0.05}
+threads: 1
+run_dir: out
+"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    (tmp_path / "my_lab").mkdir()
+    assert PLUGIN.count("\n") < 60
+    (tmp_path / "my_lab" / "methods.py").write_text(PLUGIN.replace("{leak}", ""))
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def call(lab, *argv):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *argv], cwd=lab, capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+
+
+def test_a_plugin_runs_from_yaml_by_its_class_path(lab):
+    done = call(lab, str(ROOT / "tools/train.py"), "--config", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((lab / "out" / "results.json").read_text())
+    assert content["strategy"] == "my_lab.methods.LwF"
+    assert content["config"]["strategy"]["init_args"] == {"keep": 2.0, "temperature": 2.0}
+    assert content["metrics"]["linear"]["new_task_accuracy"] > 0.5
+    wrong = call(lab, str(ROOT / "tools/train.py"), "--config", "mine.yaml", "--strategy.keeps", "3", "--overwrite")
+    assert wrong.returncode == 2
+    assert "did you mean 'strategy.keep'?" in wrong.stderr
+
+
+def test_a_plugin_is_checked(lab):
+    done = call(lab, str(ROOT / "tools/check_strategy.py"), "my_lab.methods.LwF", "keep=2.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "BROKEN" not in done.stdout
+    (lab / "my_lab" / "methods.py").write_text(PLUGIN.replace("{leak}", "\n        self.old = task.train"))
+    broken = call(lab, str(ROOT / "tools/check_strategy.py"), "my_lab.methods.LwF")
+    assert broken.returncode == 1
+    assert "BROKEN nothing is carried outside the state" in broken.stdout
+    missing = call(lab, str(ROOT / "tools/check_strategy.py"), "my_lab.methods.Lwf")
+    assert missing.returncode == 2
+    assert "did you mean 'LwF'?" in missing.stderr
