@@ -83,6 +83,11 @@ def class_means(strategy: Strategy, exemplars: Exemplars, n_seen: int, place: Pl
     return F.normalize(sums / counts, dim=1)
 
 
+def nearness(features: Tensor, means: Tensor) -> Tensor:
+    """Minus the distance of normalised features (B, D) to class means (K, D); -inf to a class without one. (B, K)"""
+    return -torch.cdist(F.normalize(features, dim=1), means).nan_to_num(nan=torch.inf)
+
+
 def evaluate(
     strategy: Strategy,
     test: ImageSet,
@@ -109,10 +114,8 @@ def evaluate(
     ranked: dict[str, list[Tensor]] = {name: [] for name in evaluators}
     for features, scores in passes(strategy, test, place, need_scores="linear" in evaluators):
         for name in evaluators:
-            if name != "linear":
-                distance = torch.cdist(F.normalize(features, dim=1), means[name])  # (B, K)
-                scores = -distance.nan_to_num(nan=torch.inf)
-            ranked[name].append(scores.topk(min(5, n_seen), dim=1).indices.cpu())
+            own = scores if name == "linear" else nearness(features, means[name])  # (B, K)
+            ranked[name].append(own.topk(min(5, n_seen), dim=1).indices.cpu())
     labels = test.labels
     out = {}
     for name, parts in ranked.items():
