@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from cil.evaluation import metrics
 from cil.run import Experiment, Record
@@ -148,18 +150,34 @@ SUMMARY = (
 )
 
 
-def terminal(content: dict[str, Any]) -> Table:
-    """The accuracy matrix of the method's own evaluator, with the metrics below."""
+def terminal(content: dict[str, Any]) -> Group:
+    """What a run prints at its end: the accuracy matrix, a line for each task, and the metrics."""
     evaluator = content["evaluator"]
-    header, rows = accuracy_rows(content, evaluator)
-    table = Table(title=f"{content['strategy']} on {content['scenario']['name']}: accuracy in %, {evaluator}")
-    for name in header:
+    matrix = Table(show_edge=False, box=None, padding=(0, 0, 0, 1))
+    tasks = len(content["scenario"]["task_sizes"])
+    for name in ("", *(str(k + 1) for k in range(tasks))):
+        matrix.add_column(name, justify="right", no_wrap=True)
+    for task in content["tasks"]:
+        row = content["accuracy"][evaluator][task["task"]]
+        matrix.add_row(str(task["task"] + 1), *("" if value is None else f"{100 * value:.0f}" for value in row))
+    table = Table(title=f"{content['strategy']} on {content['scenario']['name']}, scored by {evaluator}")
+    for name in ("after task", "classes", "new task %", "all seen %", "exemplars", "MiB", "seconds"):
         table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
     scores = content["metrics"][evaluator]
-    table.caption = ", ".join(f"{name} {percent(scores[key])} %" for key, name in SUMMARY)
-    return table
+    for task in content["tasks"]:
+        t = task["task"]
+        accuracy = (content["accuracy"][evaluator][t][t], scores["seen_accuracy"][t])
+        sizes = (f"{task['bytes']['strict'] / MIB:.2f}", f"{task['seconds']:.0f}")
+        table.add_row(str(t + 1), str(task["n_seen"]), *map(percent, accuracy), str(task["exemplars"]), *sizes)
+    lines = [f"{name:<30}{percent(scores[key]):>6} %" for key, name in SUMMARY]
+    return Group(
+        "Accuracy in %; rows: after task, columns: classes of task",
+        matrix,
+        "",
+        table,
+        "",
+        *(Text(line) for line in lines),
+    )
 
 
 def markdown(content: dict[str, Any]) -> str:
