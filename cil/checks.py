@@ -30,12 +30,14 @@ from cil.checkpoint import Checkpoints
 from cil.data import Dataset, ImageSet
 from cil.errors import UserError
 from cil.evaluation.accuracy import Predictions, evaluate
+from cil.experiment import Experiment, plan
 from cil.memory.exemplars import Exemplars, Memory
 from cil.memory.ledger import Bytes, measure_run
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.progress import Progress
-from cil.run import Experiment, grow, learn, plan, restore, run, save_boundary, select
+from cil.resume import restore, save_boundary
+from cil.run import learn, run, select
 from cil.scenario import Scenario, Task, disjoint
 from cil.seeds import Seeds
 from cil.strategy import Strategy
@@ -355,7 +357,7 @@ def check_state_is_what_grow_made(lab: Lab) -> None:
     experiment = lab.experiment()
     rebuilt = experiment.fresh()
     for moment in lab.trace():
-        grow(rebuilt, moment.task, experiment)
+        experiment.grow(rebuilt, moment.task)
         made = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in rebuilt.state_dict().items()}
         kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in moment.state.items()}
         extra, missing = sorted(kept.keys() - made.keys()), sorted(made.keys() - kept.keys())

@@ -20,9 +20,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsin
 from cil.augmentation import Augmentation
 from cil.data import Dataset
 from cil.errors import UserError, nearest, unknown
+from cil.experiment import Experiment
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network
-from cil.run import Experiment
 from cil.scenario import ScenarioBuilder
 from cil.seeds import Seeds
 from cil.strategy import Strategy
@@ -41,7 +41,7 @@ def settings(
     seed: int = 0,
     seeds: dict[Literal["init", "data", "exemplars"], int] | None = None,
     device: str = "auto",
-    precision: Literal["32", "bf16-mixed"] = "32",
+    precision: Literal["32", "bf16-mixed", 32] = "32",
     threads: int | None = None,
     run_dir: str | None = None,
     checkpoint_every: int = 10,
@@ -157,7 +157,7 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         seeds=Seeds(**seeds),
         evaluators=tuple(built.evaluators or ()),
         device=pick_device(built.device),
-        precision=built.precision,
+        precision=str(built.precision),
     )
 
 

@@ -15,10 +15,12 @@ from cil import config as cfg
 from cil.data import Dataset
 from cil.errors import UserError
 from cil.evaluation import report
+from cil.experiment import Experiment, plan
 from cil.folder import RunFolder
 from cil.memory.exemplars import Exemplars
 from cil.progress import MIB, Progress
-from cil.run import Experiment, Record, plan, run
+from cil.resume import Record
+from cil.run import run
 from cil.strategy import Strategy
 from cil.trainer import DivergedError
 
@@ -41,7 +43,10 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     parser, config = cfg.parse(argv, Path(program).name)
     experiment = cfg.instantiate(parser, config, load)
     experiment.check()
-    text = parser.dump(config, skip_unset=False)
+    # What is kept can be run again without continuing or replacing anything.
+    kept = config.clone()
+    kept.resume = kept.overwrite = kept.dry_run = False
+    text = parser.dump(kept, skip_unset=False)
     resolved = yaml.safe_load(text)
     if config.dry_run:
         console.print(plan_table(experiment))
@@ -57,10 +62,18 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     console.print(
         f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False, soft_wrap=True
     )
-    return _train(experiment, folder, resolved, cfg.command(argv, program), console)
+    return _train(experiment, folder, resolved, cfg.command(argv, program), console, resume=config.resume)
 
 
-def _train(experiment: Experiment, folder: RunFolder, config: dict[str, Any], command: str, console: Console) -> int:
+def _train(
+    experiment: Experiment,
+    folder: RunFolder,
+    config: dict[str, Any],
+    command: str,
+    console: Console,
+    *,
+    resume: bool,
+) -> int:
     fixed = {
         "schema": report.SCHEMA,
         "command": command,
@@ -89,7 +102,7 @@ def _train(experiment: Experiment, folder: RunFolder, config: dict[str, Any], co
             experiment,
             checkpoints=folder.checkpoints,
             checkpoint_every=config["checkpoint_every"],
-            resume=config["resume"],
+            resume=resume,
             progress=progress,
             on_task=on_task,
         )

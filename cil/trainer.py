@@ -150,7 +150,7 @@ class Trainer:
         for index, options in (self.per_task or {}).items():
             if not isinstance(index, int) or not 0 <= index < n_tasks:
                 raise UserError(
-                    f"trainer.per_task: there is no task {index}; the scenario has tasks 0 to {n_tasks - 1}"
+                    f"trainer.per_task: there is no task of index {index}; the scenario has 0 to {n_tasks - 1}"
                 )
             for key in options:
                 if key not in OPTIONS:
@@ -246,8 +246,9 @@ class Trainer:
                 loss = self.train_step(strategy, x, y, optimizer)
                 if not torch.isfinite(loss):
                     raise DivergedError(
-                        f"the loss is {loss.item()} in task {place.task}, epoch {epoch + 1} of {self.epochs}, step "
-                        f"{step + 1} of {len(batches)}. A smaller trainer.lr or a trainer.clip_grad may help."
+                        f"the loss is {loss.item()} in task {place.task + 1} (index {place.task}), "
+                        f"epoch {epoch + 1} of {self.epochs}, step {step + 1} of {len(batches)}. "
+                        "A smaller trainer.lr or a trainer.clip_grad may help."
                     )
                 total += loss
                 self.images += len(index)

@@ -9,7 +9,7 @@ import torch
 from cil import checks
 from cil.evaluation.accuracy import class_means, evaluate, features_of
 from cil.memory.exemplars import Exemplars, Memory
-from cil.run import grow, learn, select
+from cil.run import learn, select
 from strategies.icarl import ICaRL
 from strategies.replay import Replay
 
@@ -79,7 +79,7 @@ def test_the_evaluators_differ_where_the_network_is_untrained():
     experiment = checks.Lab(Replay).experiment()
     strategy, exemplars = experiment.fresh(), Exemplars(Memory(exemplars=18), (1, 8, 8))
     task, place = experiment.scenario.tasks[0], experiment.place(0)
-    grow(strategy, task, experiment)
+    experiment.grow(strategy, task)
     select(strategy, task, exemplars, place, experiment.seeds)
     test = experiment.scenario.test.of_classes(range(2))
     seen = evaluate(strategy, test, 2, exemplars, ("nearest_mean", "linear"), place)
@@ -101,7 +101,7 @@ def test_a_class_without_exemplars_has_no_mean_and_is_never_predicted(learned):
 def test_top5_counts_the_five_best():
     experiment = checks.Lab(Replay).experiment(sizes=(6,))
     strategy, exemplars = experiment.fresh(), Exemplars(Memory(exemplars=18), (1, 8, 8))
-    grow(strategy, experiment.scenario.tasks[0], experiment)
+    experiment.grow(strategy, experiment.scenario.tasks[0])
     place, test = experiment.place(0), experiment.scenario.test
     seen = evaluate(strategy, test, 6, exemplars, ("linear",), place)
     hits = 0

@@ -101,7 +101,7 @@ def test_a_number_beside_the_constructor_is_found(monkeypatch):
 ENGINE_MUTANTS = {
     "bytes_are_as_planned": ("cil.checks.measure_run", lambda strategy, exemplars: {"strict": 1}),
     "survives_classes_with_few_images": ("cil.run.Exemplars.update", lambda *_: None),
-    "exemplar_free_means_none": ("cil.run.Experiment.check", lambda self: None),
+    "exemplar_free_means_none": ("cil.experiment.Experiment.check", lambda self: None),
 }
 
 

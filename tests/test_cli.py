@@ -99,7 +99,7 @@ MISTAKES = {
     "value out of range": ([*WA, "--trainer.lr", "-1"], ["trainer.lr: -1.0", "> 0"]),
     "override for a task that is not there": (
         [*WA, "--trainer.per_task", "{7: {epochs: 3}}"],
-        ["there is no task 7", "tasks 0 to 4"],
+        ["there is no task of index 7", "0 to 4"],
     ),
     "misspelt override": (
         [*WA, "--trainer.per_task", "{0: {epoch: 3}}"],
@@ -260,7 +260,7 @@ def test_a_diverging_run_fails_with_its_place(tmp_path, capsys):
     assert status == 1
     content = json.loads((folder / "results.json").read_text())
     assert content["status"] == "failed"
-    assert "task 0, epoch 1 of 15" in content["error"]
+    assert "task 1 (index 0), epoch 1 of 15" in content["error"]
     assert "trainer.lr" in " ".join(out.split())
 
 
@@ -275,3 +275,28 @@ def test_the_program_itself_exits_with_2():
     assert done.returncode == 2
     assert done.stderr.startswith("error: the command line: no option 'strategy.temperatur'")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_resumed_run_that_fails_keeps_what_was_learned(tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = [*WA, *QUICK, "--trainer.per_task", "{1: {lr: 1e30}}", "--run_dir", str(folder)]
+    for more in ([], ["--resume"]):
+        status, _, _ = call([*argv, *more], capsys)
+        content = json.loads((folder / "results.json").read_text())
+        assert (status, content["status"], len(content["tasks"])) == (1, "failed", 1)
+        assert "task 2 (index 1)" in content["error"]
+
+
+def test_the_kept_configuration_replaces_nothing_when_it_is_run_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = [*DIGITS, "--strategy", "replay", *QUICK, "--run_dir", str(folder), "--overwrite"]
+    assert call(argv, capsys)[0] == 0
+    status, _, err = call(["--config", str(folder / "config.yaml")], capsys)
+    assert (status, "already holds a run" in err) == (2, True)
+
+
+def test_precision_may_be_a_number(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("precision: 32\n")
+    status, out, _ = call([*WA, "--config", str(path), "--dry-run"], capsys)
+    assert (status, "plan" in out) == (0, True)

@@ -114,3 +114,10 @@ def test_every_public_name_is_documented(package):
                     if not inherited and name not in ("Keeper", "NoWatcher", "Watcher"):
                         silent.append(f"{module.__name__}.{name}.{method}")
     assert not silent
+
+
+def test_the_generated_documentation_is_up_to_date():
+    done = subprocess.run(
+        [sys.executable, "docs/make_configuration.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, w
     outcome, progress = resumed(checkpoints, experiment)
     assert len(progress.warnings) == 1
     assert name in progress.warnings[0]
-    expected = "task 2, epoch 3" if "stage" in name else "task 1"
+    expected = "task 3, epoch 3" if "stage" in name else "task 2"
     assert progress.lines[0].endswith(f"going on in {expected}")
     assert not checks.equal_states(whole, state(outcome))
 

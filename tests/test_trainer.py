@@ -384,7 +384,7 @@ def test_impossible_options_are_refused_by_name(options):
 
 
 def test_what_per_task_names_must_exist():
-    with pytest.raises(UserError, match=r"per_task: there is no task 3; .* 0 to 2"):
+    with pytest.raises(UserError, match=r"per_task: there is no task of index 3; .* 0 to 2"):
         Trainer(per_task={3: {"epochs": 1}}).check(3)
     with pytest.raises(UserError, match=r"per_task.1: no 'epoch'; did you mean 'epochs'"):
         Trainer(per_task={1: {"epoch": 1}}).check(3)
@@ -417,7 +417,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(bad):
             return super().loss(x, y) * (bad if len(self.batches) == 7 else 1)  # the second of the second epoch
 
     strategy = learner(Failing)
-    with pytest.raises(DivergedError, match=rf"{bad} in task 3, epoch 2 of 4, step 2 of 5\b"):
+    with pytest.raises(DivergedError, match=rf"{bad} in task 4 \(index 3\), epoch 2 of 4, step 2 of 5\b"):
         trainer(place(task=3), epochs=4).descend(strategy, images(23))
     assert len(strategy.batches) == 7
     assert not strategy.training

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cil.evaluation import metrics
-from cil.run import Experiment, Record
+from cil.experiment import Experiment
+from cil.resume import Record
 
 SCHEMA = 1
 MIB = 2**20

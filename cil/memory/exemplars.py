@@ -34,15 +34,15 @@ def herding(features: Tensor, n: int) -> np.ndarray:
     Raises:
         ValueError: a feature is NaN or infinite.
     """
-    v = features.double()
+    v = features.cpu().double()
     if not torch.isfinite(v).all():
         raise ValueError("herding: a feature is NaN or infinite, so the network is broken")
     v = v / (v.norm(dim=1, keepdim=True) + 1e-8)
     mean = v.mean(0)  # (D,)
     norms, towards_mean = (v * v).sum(1), v @ mean  # (N,), (N,)
-    with_sum = torch.zeros(len(v), dtype=v.dtype, device=v.device)  # v . s
+    with_sum = torch.zeros(len(v), dtype=v.dtype)  # v . s
     chosen: list[int] = []
-    free = torch.zeros(len(v), dtype=v.dtype, device=v.device)
+    free = torch.zeros(len(v), dtype=v.dtype)
     for k in range(1, min(n, len(v)) + 1):
         distance = norms + 2 * (with_sum - k * towards_mean) + free
         pick = int(distance.argmin())
@@ -59,7 +59,7 @@ def closest_to_mean(features: Tensor, n: int) -> np.ndarray:
         features: one class's features (N, D).
         n: how many; at most N are returned.
     """
-    v = features.double()
+    v = features.cpu().double()
     v = v / (v.norm(dim=1, keepdim=True) + 1e-8)
     distance = (v - v.mean(0)).norm(dim=1)  # (N,)
     return torch.argsort(distance, stable=True)[:n].cpu().numpy()

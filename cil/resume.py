@@ -1,0 +1,140 @@
+"""Interruption and continuation: what is written while a run learns, and how it goes on from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cil import checkpoint as ckpt
+from cil.checkpoint import Checkpoints, DamagedError, Moment
+from cil.experiment import Experiment
+from cil.memory.exemplars import Exemplars
+from cil.progress import Progress
+from cil.scenario import Task
+from cil.strategy import Strategy
+
+Record = dict[str, Any]  # JSON values: what a task adds to results.json
+Inside = dict[int, tuple[int, dict[str, Tensor]]]  # stage: (epochs done, tensors)
+
+
+class Start:
+    """Where a run begins: the state, the records so far, and what is known of the task that was interrupted."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.strategy = experiment.fresh()
+        self.exemplars = Exemplars(experiment.memory, experiment.scenario.image_shape)
+        self.records: list[Record] = []
+        self.inside: Inside = {}  # stage: (epochs done, tensors)
+        self.spent = 0.0  # seconds already spent in the interrupted task
+
+
+def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
+    """The newest state that is intact; damaged checkpoints are reported, removed and passed over."""
+
+    def attempt(moment: Moment) -> tuple[dict[str, Tensor], Record] | None:
+        try:
+            return checkpoints.load(moment)
+        except DamagedError as error:
+            progress.warn(f"checkpoint passed over: {error}")
+            checkpoints.prune(lambda other: other != moment)
+            return None
+
+    start = Start(experiment)
+    moments = checkpoints.moments()
+    for moment in reversed([moment for moment in moments if not moment.inside]):
+        loaded = attempt(moment)
+        if loaded:
+            tensors, record = loaded
+            start.records = record["tasks"]
+            for task in experiment.scenario.tasks[: moment.task + 1]:
+                experiment.grow(start.strategy, task)
+            start.strategy.load_state_dict(ckpt.under("strategy", tensors))
+            passed = sum(len(task.train) for task in experiment.scenario.tasks[: moment.task + 1])
+            start.exemplars.load(ckpt.under("exemplars", tensors), passed)
+            break
+    current = len(start.records)
+    for moment in reversed([moment for moment in moments if moment.inside and moment.task == current]):
+        stage = int(moment.stage)
+        if stage not in start.inside and (loaded := attempt(moment)):
+            tensors, record = loaded
+            start.inside[stage] = (int(moment.epoch), tensors)
+            start.spent = max(start.spent, record["seconds"])
+    # A stage is of use only if all stages before it are there to the end; epochs tell, since ends are always kept.
+    useful: Inside = {}
+    for stage in range(len(start.inside)):
+        if stage not in start.inside:
+            break
+        useful[stage] = start.inside[stage]
+        if not bool(start.inside[stage][1]["done"]):
+            break
+    start.inside = useful
+    if not useful:
+        start.spent = 0.0
+    if moments:
+        where = f"task {current + 1}" + (f", epoch {max(e for e, _ in useful.values())}" if useful else "")
+        progress.say(f"resuming: {current} of {len(experiment.scenario.tasks)} tasks done, going on in {where}")
+    return start
+
+
+def save_boundary(
+    checkpoints: Checkpoints, task: Task, strategy: Strategy, exemplars: Exemplars, records: Sequence[Record]
+) -> None:
+    """Write the state after a task; keep the one before it in case this one is damaged, and drop what is older."""
+    tensors = {
+        **ckpt.with_prefix("strategy", strategy.state_dict()),
+        **ckpt.with_prefix("exemplars", exemplars.state()),
+    }
+    checkpoints.save(Moment(task.index), tensors, {"tasks": list(records)})
+    checkpoints.prune(lambda moment: not moment.inside and moment.task >= task.index - 1)
+
+
+class Keeper:
+    """Tells the progress display how far a task is, writes checkpoints inside it, and restores from them."""
+
+    def __init__(
+        self,
+        task: Task,
+        checkpoints: Checkpoints | None,
+        every: int,
+        inside: Inside,
+        progress: Progress,
+        began: float,
+    ) -> None:
+        self.task, self.checkpoints, self.every = task, checkpoints, every
+        self.inside, self.progress, self.began = inside, progress, began
+
+    def epoch_starts(self, stage: int, epoch: int, epochs: int, steps: int) -> None:
+        self.progress.epoch_starts(self.task, stage, epoch, epochs, steps)
+
+    def step_done(self) -> None:
+        self.progress.step_done()
+
+    def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None:
+        self.progress.epoch_done(self.task, stage, epoch, epochs, loss, lr)
+
+    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer) -> int:
+        if stage not in self.inside:
+            return 0
+        epochs, tensors = self.inside[stage]
+        strategy.load_state_dict(ckpt.under("strategy", tensors))
+        ckpt.load_optimizer(optimizer, ckpt.under("optimizer", tensors))
+        return epochs
+
+    def save(self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer) -> None:
+        done = epoch + 1 == epochs
+        if not self.checkpoints or not self.every or not (done or (epoch + 1) % self.every == 0):
+            return
+        tensors = {
+            **ckpt.with_prefix("strategy", strategy.state_dict()),
+            **ckpt.with_prefix("optimizer", ckpt.optimizer_tensors(optimizer)),
+            "done": torch.tensor(done),
+        }
+        moment = Moment(self.task.index, stage, epoch + 1)
+        self.checkpoints.save(moment, tensors, {"seconds": time.perf_counter() - self.began})
+        newest = [m for m in self.checkpoints.moments() if m.task == self.task.index and m.stage == stage][-2:]
+        self.checkpoints.prune(lambda m: not m.inside or m.stage != stage or m in newest)
