@@ -28,6 +28,14 @@ from cil.seeds import Seeds
 from cil.strategy import Strategy
 from cil.trainer import Trainer
 
+
+class Loader(yaml.SafeLoader):
+    """YAML in which ``5e-4`` is a number, as YAML 1.2 says; PyYAML takes it for text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 GROUPS: dict[str, type] = {"model": Model, "trainer": Trainer, "memory": Memory, "augmentation": Augmentation}
 CLASSES: dict[str, type] = {"strategy": Strategy, "scenario": ScenarioBuilder}
 
@@ -368,7 +376,7 @@ def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.load(Path(path).read_text(), Loader)
     except OSError as error:
         raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

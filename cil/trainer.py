@@ -34,10 +34,23 @@ from cil.ops.freezing import train_mode
 from cil.seeds import generator, seeded
 from cil.strategy import Strategy
 
-OPTIONS = (  # what trainer.per_task may set
-    *("epochs", "batch_size", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule", "milestones"),
-    *("gamma", "min_lr", "warmup_epochs", "clip_grad", "label_smoothing"),
-)
+# What trainer.per_task may set, and which values are legal.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
+    "batch_size": (lambda v: isinstance(v, int) and v >= 2, "an integer >= 2"),
+    "optimizer": (lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
+    "lr": (lambda v: 0 < v < math.inf, "> 0"),
+    "momentum": (lambda v: 0 <= v < 1, "within [0, 1)"),
+    "nesterov": (lambda v: isinstance(v, bool), "true or false"),
+    "weight_decay": (lambda v: v >= 0, ">= 0"),
+    "schedule": (lambda v: v in ("multistep", "cosine", "constant"), "multistep, cosine or constant"),
+    "milestones": (lambda v: not v or all(m > 0 for m in v), "a list of numbers > 0"),
+    "gamma": (lambda v: v > 0, "> 0"),
+    "min_lr": (lambda v: v >= 0, ">= 0"),
+    "warmup_epochs": (lambda v: isinstance(v, int) and v >= 0, "an integer >= 0"),
+    "clip_grad": (lambda v: v is None or v > 0, "> 0 or null"),
+    "label_smoothing": (lambda v: 0 <= v < 1, "within [0, 1)"),
+}
 
 
 class DivergedError(RuntimeError):
@@ -153,26 +166,11 @@ class Trainer:
                     f"trainer.per_task: there is no task of index {index}; the scenario has 0 to {n_tasks - 1}"
                 )
             for key in options:
-                if key not in OPTIONS:
-                    raise unknown(f"trainer.per_task.{index}", key, OPTIONS)
+                if key not in RULES:
+                    raise unknown(f"trainer.per_task.{index}", key, RULES)
         for index in range(n_tasks):
             chosen = self._of_task(index)
-            rules: list[tuple[str, Callable[[Any], bool], str]] = [
-                ("epochs", lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
-                ("batch_size", lambda v: isinstance(v, int) and v >= 2, "an integer >= 2"),
-                ("optimizer", lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
-                ("lr", lambda v: 0 < v < math.inf, "> 0"),
-                ("momentum", lambda v: 0 <= v < 1, "within [0, 1)"),
-                ("weight_decay", lambda v: v >= 0, ">= 0"),
-                ("schedule", lambda v: v in ("multistep", "cosine", "constant"), "multistep, cosine or constant"),
-                ("milestones", lambda v: not v or all(m > 0 for m in v), "a list of numbers > 0"),
-                ("gamma", lambda v: v > 0, "> 0"),
-                ("min_lr", lambda v: v >= 0, ">= 0"),
-                ("warmup_epochs", lambda v: isinstance(v, int) and v >= 0, "an integer >= 0"),
-                ("clip_grad", lambda v: v is None or v > 0, "> 0 or null"),
-                ("label_smoothing", lambda v: 0 <= v < 1, "within [0, 1)"),
-            ]
-            for key, legal, text in rules:
+            for key, (legal, text) in RULES.items():
                 value = getattr(chosen, key)
                 try:
                     fine = legal(value)

@@ -28,7 +28,7 @@ from cil.memory.exemplars import Memory
 from cil.nets.heads import CosineHead, LinearHead
 from cil.nets.network import BACKBONES, Model
 from cil.scenario import ScenarioBuilder
-from cil.trainer import OPTIONS, Trainer
+from cil.trainer import RULES, Trainer
 
 FILES = ("configuration.md", "strategies.md")
 
@@ -134,7 +134,7 @@ PARTS: dict[str, Callable[[], str]] = {
         f"`model.head: {name}`\n\n{options(head)}" for name, head in (("linear", LinearHead), ("cosine", CosineHead))
     ),
     "trainer": lambda: options(Trainer, "trainer."),
-    "per_task": lambda: ", ".join(f"`{name}`" for name in OPTIONS) + ".",
+    "per_task": lambda: ", ".join(f"`{name}`" for name in RULES) + ".",
     "memory": lambda: options(Memory, "memory."),
     "augmentation": lambda: options(Augmentation, "augmentation."),
     "presets": presets,

@@ -300,3 +300,15 @@ def test_precision_may_be_a_number(tmp_path, capsys):
     path.write_text("precision: 32\n")
     status, out, _ = call([*WA, "--config", str(path), "--dry-run"], capsys)
     assert (status, "plan" in out) == (0, True)
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("trainer: {weight_decay: 2e-4, per_task: {0: {weight_decay: 5e-4, epochs: 2}}}\n")
+    status, out, _ = call([*WA, "--config", str(path), "--print_config"], capsys)
+    assert status == 0
+    shown = yaml.safe_load(out)["trainer"]
+    assert shown["weight_decay"] == 0.0002
+    assert list(shown["per_task"].values()) == [{"weight_decay": 0.0005, "epochs": 2}]
+    status, out, _ = call([*WA, "--config", str(path), "--dry-run"], capsys)
+    assert (status, "plan" in out) == (0, True)
