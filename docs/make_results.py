@@ -42,16 +42,15 @@ def main(folder: Path) -> None:
         evaluator, last = own[0]["evaluator"], own[0]["tasks"][-1]
         seeds = ", ".join(str(run["seeds"]["init"]) for run in own)
         sizes = [f"{last['bytes'][key] / MIB:.2f}" for key in ("strict", "paper")]
-        minutes = f"{statistics.mean(sum(task['seconds'] for task in run['tasks']) for run in own) / 60:.0f}"
         scores = [spread(_metric(own, key)) for key in METRICS]
-        rows.append([f"{name} ({evaluator})", seeds, *scores, str(last["exemplars"]), *sizes, minutes])
+        rows.append([f"{name} ({evaluator})", seeds, *scores, str(last["exemplars"]), *sizes])
         by_task = zip(*(run["metrics"][evaluator]["seen_accuracy"] for run in own), strict=True)
         curves.append([name, *(spread(list(values)) for values in by_task)])
         for other in own[0]["accuracy"]:
             if other != evaluator:
                 found = [[run["metrics"][other][key] for run in own] for key in METRICS]
                 others.append([f"{name} ({other})", *(spread(values) for values in found)])
-    sizes = ["exemplars", "strict MiB", "paper MiB", "minutes"]
+    sizes = ["exemplars", "strict MiB", "paper MiB"]
     print(table(["strategy (evaluator)", "seeds", "average", "last", "forgetting", "new task", *sizes], rows), "\n")
     tasks = len(curves[0]) - 1
     print(table(["all classes seen, after task", *(str(t + 1) for t in range(tasks))], curves), "\n")
