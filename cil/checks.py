@@ -58,9 +58,22 @@ class TinyNet(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.body = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
 
+    @property
+    def deep(self) -> nn.Module:
+        """The second convolution."""
+        return self.body
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """The first convolution, (B, C, H, W) -> (B, 8, h, w)."""
+        return self.stem(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, 12, h, w) -> (B, 12)"""
+        return x.mean((2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 12)"""
-        return self.body(self.stem(x)).mean((2, 3))
+        return self.pool(self.deep(self.shallow(x)))
 
 
 class GuardedSet(ImageSet):
@@ -178,7 +191,7 @@ class Lab:
     ) -> Iterator[Moment]:
         """Learn the tasks one by one, with old training images and all test images out of reach."""
         torch.manual_seed(0)
-        scenario = experiment.scenario
+        scenario, rooms = experiment.scenario, experiment.limits().rooms
         strategy, exemplars = experiment.fresh(), Exemplars(experiment.memory, scenario.image_shape)
         test_guard = Guard("a test image")
         test = guarded(scenario.test, test_guard)
@@ -190,7 +203,7 @@ class Lab:
                 trainer = WatchingTrainer(experiment.trainer).at(place)
                 learn(strategy, guarded_task, exemplars, trainer, experiment)
                 guard.open = True
-                select(strategy, guarded_task, exemplars, place, experiment.seeds)
+                select(strategy, guarded_task, exemplars, place, experiment.seeds, rooms[task.index])
                 guard.open = False
                 if watch:
                     watch(strategy)
@@ -217,9 +230,11 @@ class WatchingTrainer(Trainer):
     def __init__(self, like: Trainer) -> None:
         self.__dict__.update(copy.copy(like).__dict__)
 
-    def descend(self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None) -> None:
+    def descend(
+        self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None, *, epochs: int | None = None
+    ) -> None:
         before = {name: tensor.clone() for name, tensor in frozen(strategy).items()}
-        super().descend(strategy, data, replay)
+        super().descend(strategy, data, replay, epochs=epochs)
         after = dict(strategy.state_dict())
         changed = [name for name, tensor in before.items() if name in after and not torch.equal(tensor, after[name])]
         assert not changed, f"frozen, yet changed while training: {', '.join(changed)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
@@ -21,6 +22,7 @@ from cil.augmentation import Augmentation
 from cil.data import Dataset
 from cil.errors import UserError, nearest, unknown
 from cil.experiment import Experiment
+from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network
 from cil.scenario import ScenarioBuilder
@@ -156,6 +158,7 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
     scenario = built.scenario(dataset)
     channels = scenario.image_shape[0]
     seeds = {name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {})
+    built.memory.check()
     return Experiment(
         scenario=scenario,
         build=lambda: built.strategy(built.model.build(channels)),
@@ -166,7 +169,35 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         evaluators=tuple(built.evaluators or ()),
         device=pick_device(built.device),
         precision=str(built.precision),
+        reference=_reference(built.memory.budget, built.model, channels),
     )
+
+
+def _reference(budget: Any, model: Model, channels: int) -> Reference | None:
+    """The method that a budget ``{as: {strategy: der, exemplars: 2000}}`` names; None for other budgets."""
+    if not isinstance(budget, dict):
+        return None
+    inner = budget.get("as")
+    if set(budget) != {"as"} or not isinstance(inner, dict):
+        raise UserError("memory.budget: a mapping must be {as: {strategy: NAME, exemplars: N}}")
+    keys = ("strategy", "exemplars", "init_args", "backbone")
+    for key in inner:
+        if key not in keys:
+            raise unknown("memory.budget.as", key, keys)
+    exemplars, name = inner.get("exemplars"), inner.get("strategy")
+    if not isinstance(name, str) or isinstance(exemplars, bool) or not isinstance(exemplars, int) or exemplars < 0:
+        raise UserError("memory.budget.as: needs strategy, a name, and exemplars, an integer >= 0")
+    kind = find_class("strategy", name)
+    own = copy.copy(model)
+    own.backbone = inner.get("backbone", model.backbone)
+
+    def build() -> Strategy:
+        try:
+            return kind(own.build(channels), **inner.get("init_args", {}))
+        except TypeError as error:
+            raise UserError(f"memory.budget.as.init_args: {kind.__name__} refused them: {error}") from error
+
+    return Reference(build, exemplars, f"{kind.__name__} with {own.backbone} and {exemplars} exemplars")
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,8 +12,9 @@ import torch
 from cil.augmentation import Augmentation
 from cil.errors import UserError, unknown
 from cil.evaluation.accuracy import EVALUATORS
-from cil.memory.exemplars import Memory
-from cil.memory.ledger import measure
+from cil.memory.budget import Budget, Reference, growth, resolve, rooms, show, smallest
+from cil.memory.exemplars import Memory, fair_quota
+from cil.memory.ledger import Bytes, measure
 from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, seeded
 from cil.strategy import Strategy
@@ -34,6 +35,7 @@ class Experiment:
         evaluators: names out of ``cil.evaluation.accuracy.EVALUATORS``; empty: all that the memory allows.
         device: where to compute.
         precision: ``32`` or ``bf16-mixed``.
+        reference: the other method whose size is the budget, where the memory's budget names one.
     """
 
     scenario: Scenario
@@ -45,6 +47,7 @@ class Experiment:
     evaluators: tuple[str, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "32"
+    reference: Reference | None = None
 
     def check(self) -> None:
         """Refuse what cannot work, before any training.
@@ -56,7 +59,7 @@ class Experiment:
         self.trainer.check(len(self.scenario.tasks))
         strategy = self.fresh()
         name = type(strategy).__name__
-        if strategy.exemplar_free and not self.memory.empty:
+        if strategy.exemplar_free and not self.memory.empty and self.memory.budget is None:
             kept = self.memory.per_class if self.memory.exemplars is None else self.memory.exemplars
             raise UserError(f"memory: {name} is exemplar-free and the run gives it {kept} exemplars; set them to 0")
         if strategy.needs_all_data and not self.memory.unbounded:
@@ -69,17 +72,59 @@ class Experiment:
         for evaluator in self.evaluators:
             if evaluator not in EVALUATORS:
                 raise unknown("evaluators", evaluator, EVALUATORS)
-        if self.memory.empty and any(name != "linear" for name in [*self.evaluators, strategy.evaluator]):
+        wanted = [*self.evaluators, strategy.evaluator]
+        if not self.keeps_exemplars(strategy) and any(evaluator != "linear" for evaluator in wanted):
             raise UserError(
                 f"evaluators: nearest means of exemplars need exemplars; memory has none and {name} is scored by "
                 f"'{strategy.evaluator}', the run by {', '.join(self.evaluators) or 'default'}"
             )
         self.place(0)
+        self.memory.make_codec(self.scenario.image_shape)
+        self.limits()
+
+    def keeps_exemplars(self, strategy: Strategy) -> bool:
+        """Whether this strategy keeps images in this run."""
+        return not (self.memory.empty or strategy.exemplar_free)
+
+    def limits(self) -> Limits:
+        """The budget, the bytes of the state after each task, and what is left for exemplars.
+
+        Raises:
+            UserError: the state alone, or with one exemplar of each class, exceeds the budget; names the smallest one
+                that works.
+        """
+        sizes = growth(self.build, self.scenario)
+        budget = resolve(self.memory, self.scenario, self.reference)
+        if budget is None:
+            return Limits(None, sizes, [None] * len(sizes))
+        left = rooms(budget, sizes)
+        strategy = self.build()
+        codec, largest = self.memory.make_codec(self.scenario.image_shape), 0
+        if not strategy.exemplar_free:
+            largest = int(self.item_sizes().max()) + self.memory.item_bytes(codec)
+        needed = [len(codec.shared) * (largest > 0) + task.n_seen * largest for task in self.scenario.tasks]
+        for task, room, need in zip(self.scenario.tasks, left, needed, strict=True):
+            if room < need:
+                with_one = " with one exemplar of each class" if need else ""
+                raise UserError(
+                    f"memory.budget: {show(budget.bytes)} is less than {type(strategy).__name__} carries after task "
+                    f"{task.index + 1}{with_one}, counted as '{budget.convention}'; the smallest budget that works is "
+                    f"{show(smallest(budget, sizes, needed))}"
+                )
+        return Limits(budget, sizes, [0 if strategy.exemplar_free else room for room in left])
+
+    def item_sizes(self) -> np.ndarray:
+        """Bytes of training images as stored, int64 (n,): exact for ``raw``, else of a sample of each task."""
+        codec = self.memory.make_codec(self.scenario.image_shape)
+        if self.memory.codec == "raw":
+            return np.array([self.scenario.test.image_bytes])
+        some = [task.train.raw(np.linspace(0, len(task.train) - 1, 16).astype(int)) for task in self.scenario.tasks]
+        return codec.sizes(codec.encode(np.concatenate(some)))
 
     def scored_by(self, strategy: Strategy) -> tuple[str, ...]:
         """The evaluators of this run; the strategy's own comes first."""
         own = strategy.evaluator
-        chosen = self.evaluators or (("linear",) if self.memory.empty else ("linear", "nearest_mean"))
+        chosen = self.evaluators or (("linear", "nearest_mean") if self.keeps_exemplars(strategy) else ("linear",))
         return (own, *(name for name in chosen if name != own))
 
     def fresh(self) -> Strategy:
@@ -106,6 +151,21 @@ class Experiment:
         self.settle(strategy)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a run may carry after each task.
+
+    Attributes:
+        budget: None where a number of exemplars is stated instead.
+        sizes: bytes of the state after each task, without exemplars.
+        rooms: bytes for exemplars after each task; None without a budget.
+    """
+
+    budget: Budget | None
+    sizes: list[Bytes]
+    rooms: list[int | None]
+
+
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
     """Classes, exemplars and bytes after each task, found by growing the strategy on the ``meta`` device.
 
@@ -113,22 +173,27 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
         experiment: checked here; nothing is trained.
 
     Returns:
-        For each task: ``task``, ``classes``, ``train_images``, ``parameters`` (number), ``exemplars``, ``bytes``.
+        For each task: ``task``, ``classes``, ``train_images``, ``parameters`` (number), ``exemplars``, ``bytes``. With
+        a codec other than ``raw`` the last two are estimates from a sample of images.
     """
     experiment.check()
-    scenario, memory = experiment.scenario, experiment.memory
-    image_bytes = scenario.test.image_bytes
+    scenario, memory, limits = experiment.scenario, experiment.memory, experiment.limits()
+    codec, typical = memory.make_codec(scenario.image_shape), float(experiment.item_sizes().mean())
     held = np.zeros(scenario.n_classes, dtype=np.int64)
     rows = []
     with torch.device("meta"):
         strategy = experiment.build()
-        for task in scenario.tasks:
+        for task, room in zip(scenario.tasks, limits.rooms, strict=True):
             strategy.grow(task.without_data())
             held += task.train.counts(scenario.n_classes)
             quota = memory.quota(task.n_seen)
+            if room is not None:
+                sizes = [lambda n, own=own: round(typical) if n < own else None for own in held]
+                quota = fair_quota(sizes, room - len(codec.shared), memory.item_bytes(codec)) if room else 0
             count = int(held.sum() if quota is None else np.minimum(held, quota).sum())
             if memory.selection == "reservoir":
                 count = min(int(held.sum()), int(memory.exemplars or 0))
+            image_bytes = round(typical * count) + (len(codec.shared) if count else 0)
             rows.append(
                 {
                     "task": task.index,
@@ -136,7 +201,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
                     "train_images": len(task.train),
                     "parameters": sum(parameter.numel() for parameter in strategy.parameters()),
                     "exemplars": count,
-                    "bytes": dict(measure(strategy, count, image_bytes, 4)),
+                    "bytes": dict(measure(strategy, count, image_bytes, codec.length_bytes)),
                 }
             )
     return rows

@@ -1,17 +1,30 @@
-"""The folder of a run: ``config.yaml``, ``results.json``, ``report.md``, ``events/`` and ``checkpoint/``."""
+"""The folder of a run: ``config.yaml``, ``results.json``, ``report.md``, ``events/`` and ``checkpoint/``.
+
+While a process writes there, it holds a lock on ``.lock``. What a sweep records of its processes is in ``log.txt``.
+Neither makes a folder a used one, and ``--overwrite`` keeps the log.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from cil.checkpoint import Checkpoints, write_atomic
 from cil.errors import UserError
 from cil.evaluation import report
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders are not locked
+    fcntl = None  # type: ignore[assignment]
 
 OWN = ("config.yaml", "results.json", "report.md", "events", "checkpoint")
 
@@ -60,14 +73,35 @@ class RunFolder:
             if different:
                 raise UserError(f"--resume: {self.path} was run with another configuration: {'; '.join(different)}")
 
-    def open(self, config_text: str, *, overwrite: bool) -> None:
-        """Make the folder, empty it of a former run if asked to, and write the configuration."""
+    @contextlib.contextmanager
+    def open(self, config_text: str, *, overwrite: bool) -> Iterator[None]:
+        """Hold the folder; make it, empty it of a former run if asked to, and write the configuration.
+
+        Raises:
+            UserError: another process holds it; nothing was changed.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for name in OWN:
-                path = self.path / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        write_atomic(self.path / "config.yaml", config_text.encode())
+        with _held(self.path / ".lock"):
+            if overwrite:
+                for name in OWN:
+                    path = self.path / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            write_atomic(self.path / "config.yaml", config_text.encode())
+            yield
+
+    def holder(self) -> str | None:
+        """The process that holds the folder, as ``process 123``; None if it is free."""
+        if fcntl is None:
+            return None
+        path = self.path / ".lock"
+        try:
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _writer(path)
+        except OSError:  # no such file, or a file system without locks
+            pass
+        return None
 
     def results(self) -> dict[str, Any] | None:
         """The results so far, None if there are none."""
@@ -78,6 +112,48 @@ class RunFolder:
         """Write ``results.json`` and ``report.md``."""
         write_atomic(self.path / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
         write_atomic(self.path / "report.md", report.markdown(content).encode())
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system frees it when the process ends, however that comes about."""
+    if fcntl is None:
+        yield
+        return
+    file = _lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before it is freed: afterwards it may be someone else's
+        file.close()
+
+
+def _lock(path: Path) -> IO[str]:
+    for _ in range(20):  # whoever only asks for the holder has the lock for a moment
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            time.sleep(0.05)
+            continue
+        except OSError:  # a file system without locks
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                print(os.getpid(), file=file, flush=True)
+                return file
+        file.close()  # its former holder deleted it between the opening and the locking
+    raise UserError(f"run_dir: {path.parent} is in use by {_writer(path)}")
+
+
+def _writer(path: Path) -> str:
+    """Who wrote a lock file, which is empty for a moment."""
+    try:
+        return f"process {int(path.read_text())}"
+    except (OSError, ValueError):
+        return "another process"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

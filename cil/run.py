@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 
 from cil.checkpoint import Checkpoints
+from cil.data import ImageSet
 from cil.evaluation import metrics
 from cil.evaluation.accuracy import Predictions, evaluate, features_of
 from cil.experiment import Experiment
+from cil.memory.budget import assert_kept
 from cil.memory.exemplars import Exemplars
-from cil.memory.ledger import Bytes, measure_run
+from cil.memory.ledger import Bytes, inference_bytes, measure_run
 from cil.progress import Progress
 from cil.resume import Keeper, Record, Start, restore, save_boundary
 from cil.scenario import Scenario, Task
@@ -49,7 +51,7 @@ def run(
     scenario, progress = experiment.scenario, progress or Progress.silent()
     start = restore(experiment, checkpoints, progress) if resume and checkpoints else Start(experiment)
     strategy, exemplars, records = start.strategy, start.exemplars, start.records
-    evaluators = experiment.scored_by(strategy)
+    evaluators, limits = experiment.scored_by(strategy), experiment.limits()
     if on_task and records:
         on_task(records, strategy, exemplars)
     with progress.tasks(len(scenario.tasks), done=len(records)):
@@ -58,13 +60,19 @@ def run(
             keeper = Keeper(task, checkpoints, checkpoint_every, start.inside, progress, began - start.spent)
             place = experiment.place(task.index, keeper)
             trainer = experiment.trainer.at(place)
+            decoded = 0 if exemplars.memory.codec == "raw" else len(exemplars) * scenario.test.image_bytes
             learn(strategy, task, exemplars, trainer, experiment)
-            select(strategy, task, exemplars, place, experiment.seeds)
+            select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
             seen = scenario.test.of_classes(range(task.n_seen))
             predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place)
             size = measure_run(strategy, exemplars)
+            if limits.budget:
+                assert_kept(limits.budget, limits.sizes[task.index], limits.rooms[task.index] or 0, size)
             seconds = time.perf_counter() - began + start.spent
-            records.append(make_record(scenario, task, predictions, size, len(exemplars), trainer, seconds))
+            record = make_record(scenario, task, predictions, size, len(exemplars), trainer, seconds)
+            record["training_bytes"] = held_while_training(trainer, size, decoded)
+            record["inference_bytes"] = needed_to_predict(strategy, seen, task, place)
+            records.append(record)
             start.inside, start.spent = {}, 0.0
             if checkpoints:
                 save_boundary(checkpoints, task, strategy, exemplars, records)
@@ -90,14 +98,31 @@ def learn(strategy: Strategy, task: Task, exemplars: Exemplars, trainer: Trainer
     strategy.eval()
 
 
-def select(strategy: Strategy, task: Task, exemplars: Exemplars, place: Place, seeds: Seeds) -> None:
-    """Choose the exemplars to keep, with the features of the network as it is after the task."""
-    exemplars.update(
-        task, lambda data: features_of(strategy, data, place), generator(seeds.exemplars, "select", task.index)
-    )
+def select(
+    strategy: Strategy, task: Task, exemplars: Exemplars, place: Place, seeds: Seeds, room: int | None = None
+) -> None:
+    """Choose the exemplars to keep, with the features of the network as it is after the task; ``room`` is in bytes."""
+    draws = generator(seeds.exemplars, "select", task.index)
+    exemplars.update(task, lambda data: features_of(strategy, data, place), draws, room)
     capacity = exemplars.memory.capacity(task.n_seen)
     if capacity is not None and len(exemplars) > capacity:
         raise RuntimeError(f"{len(exemplars)} exemplars after task {task.index}, the memory allows {capacity}")
+
+
+def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[str, int]:
+    """Bytes that were held while the task was learned and are not carried.
+
+    Teachers and other modules that went away, the optimiser's state, and decoded copies of encoded exemplars.
+    """
+    teachers = max(0, trainer.state_bytes - carried["parameters"] - carried["buffers"])
+    return {"teachers": teachers, "optimizer": trainer.optimizer_bytes, "decoded": decoded}
+
+
+def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: Place) -> int:
+    """Bytes of the state that the method's own evaluator reads, class means included."""
+    n_means = 0 if strategy.evaluator == "linear" else task.n_seen
+    x = place.augmentation.test(images.gather(slice(0, 1)).to(place.device))
+    return inference_bytes(strategy, x, n_means=n_means)
 
 
 def make_record(

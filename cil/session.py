@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +20,8 @@ from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment, plan
 from cil.folder import RunFolder
+from cil.memory import tables
+from cil.memory.budget import show
 from cil.memory.exemplars import Exemplars
 from cil.progress import MIB, Progress
 from cil.resume import Record
@@ -43,10 +48,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     parser, config = cfg.parse(argv, Path(program).name)
     experiment = cfg.instantiate(parser, config, load)
     experiment.check()
-    # What is kept can be run again without continuing or replacing anything.
-    kept = config.clone()
-    kept.resume = kept.overwrite = kept.dry_run = False
-    text = parser.dump(kept, skip_unset=False)
+    text = kept(parser, config)
     resolved = yaml.safe_load(text)
     if config.dry_run:
         console.print(plan_table(experiment))
@@ -58,11 +60,18 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         console.print(report.terminal(before))
         console.print(f"{folder.path} is complete; nothing to do", highlight=False, soft_wrap=True)
         return 0
-    folder.open(text, overwrite=config.overwrite)
-    console.print(
-        f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False, soft_wrap=True
-    )
-    return _train(experiment, folder, resolved, cfg.command(argv, program), console, resume=config.resume)
+    with folder.open(text, overwrite=config.overwrite):
+        console.print(
+            f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False, soft_wrap=True
+        )
+        return _train(experiment, folder, resolved, cfg.command(argv, program), console, resume=config.resume)
+
+
+def kept(parser: cfg.Parser, config: Namespace) -> str:
+    """The configuration as a run keeps it: YAML that runs again without continuing or replacing anything."""
+    config = config.clone()
+    config.resume = config.overwrite = config.dry_run = False
+    return parser.dump(config, skip_unset=False)
 
 
 def _train(
@@ -129,18 +138,79 @@ def default_folder(config: dict[str, Any]) -> str:
     return f"runs/{strategy}-{data}-seed{config['seed']}"
 
 
+def memory(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> int:
+    """Print bytes before any training: the plan of a run, or the tables of methods equal in bytes.
+
+    Args:
+        argv: ``plan`` and the arguments of a run, or ``table``.
+        load: ``scenarios.datasets.load``.
+        program: name of the program.
+
+    Raises:
+        UserError: neither word, or a mistake in the run's arguments.
+    """
+    usage = f"usage: {program} plan --config A.yaml [--key value], or {program} table"
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    if not argv or argv[0] not in ("plan", "table"):
+        raise UserError(f"{usage}; '{argv[0] if argv else ''}' is neither plan nor table")
+    console = Console()
+    if argv[0] == "plan":
+        parser, config = cfg.parse(argv[1:], Path(program).name)
+        experiment = cfg.instantiate(parser, config, load)
+        experiment.check()
+        console.print(plan_table(experiment))
+        return 0
+    if len(argv) > 1:
+        raise UserError(f"{usage}; table takes no options")
+    find = functools.partial(cfg.find_class, "strategy")
+    console = Console(width=max(console.width, 104))  # narrower, numbers would be cut
+    console.print("Budgets in MiB (2^20 bytes), convention 'paper': float32 backbone parameters and raw images.")
+    console.print("Exemplars are floor((budget - 4 * parameters) / bytes of an image).", highlight=False)
+    for title, rows in (("Aligned to DER", tables.aligned(find)), ("Budgets of the curves", tables.budgets(find))):
+        table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+        for name in ("", "MiB", "network", "single", "MEMO", "DER", "parameters: MEMO", "DER"):
+            table.add_column(name, justify="left" if name in ("", "network") else "right", no_wrap=name != "network")
+        for single, memo, der in zip(*[iter(rows)] * 3, strict=True):
+            kept = (f"{row.exemplars}" for row in (single, memo, der))
+            sizes = (f"{row.parameters:,}" for row in (memo, der))
+            table.add_row(single.setting, tables.mib(single.budget), der.backbone, *kept, *sizes)
+        console.print(table)
+    for setting in tables.GROWING:
+        weight = tables.in_images(find, setting)
+        console.print(f"One {setting.backbone} weighs {weight:.1f} images of {setting.name}.", highlight=False)
+    return 0
+
+
 def plan_table(experiment: Experiment) -> Table:
     """What each task will bring and carry, without training."""
-    table = Table(title=f"plan: {experiment.scenario.name}")
-    for name in ("task", "new classes", "images", "parameters", "exemplars", "strict MiB", "paper MiB"):
-        table.add_column(name, justify="right")
-    for row in plan(experiment):
-        sizes = [f"{row['bytes'][key] / MIB:.3f}" for key in ("strict", "paper")]
-        counts = (row["task"] + 1, len(row["classes"]), row["train_images"], row["parameters"], row["exemplars"])
-        table.add_row(*map(str, counts), *sizes)
-    if experiment.memory.unbounded:
-        table.caption = "keeps all images: an upper bound, outside any memory budget"
+    table = Table(
+        title=f"plan: {experiment.scenario.name}, sizes in MiB", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False
+    )
+    rows = plan(experiment)
+    # Labels and lengths belong to the exemplars; a column of zeros tells nothing.
+    for row in rows:
+        size = row["bytes"]
+        row["sizes"] = {**size, "stored": size["exemplars"] + size["labels"] + size["lengths"]}
+    kinds = ("backbone", "head", "normalisation", "statistics", "stored")
+    shown = [*(kind for kind in kinds if any(row["sizes"][kind] for row in rows)), "strict", "paper"]
+    for name in ("task", "classes", "images", "exemplars", *shown):
+        table.add_column({"normalisation": "norm."}.get(name, name), justify="right", no_wrap=True)
+    for row in rows:
+        counts = (row["task"] + 1, len(row["classes"]), row["train_images"], row["exemplars"])
+        table.add_row(*map(str, counts), *(f"{row['sizes'][name] / MIB:.3f}" for name in shown))
+    budget = experiment.limits().budget
+    notes = ["keeps all images: an upper bound, outside any memory budget"] * experiment.memory.unbounded
+    if budget:
+        notes.append(f"budget {show(budget.bytes)}, counted as '{budget.convention}', reached {WHEN[budget.align]}")
+    if experiment.memory.codec != "raw":
+        notes.append(f"exemplars as {experiment.memory.codec}: number and bytes are estimates from a sample")
+    table.caption = "\n".join(notes) or None
     return table
+
+
+WHEN = {"final": "after the last task", "always": "after every task"}
 
 
 def _now() -> str:

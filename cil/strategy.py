@@ -56,6 +56,11 @@ class Strategy(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def label(self) -> str:
+        """The method's name in tables; says which variant is scored where a method has several networks."""
+        return type(self).__name__
+
     def grow(self, task: Task) -> None:
         """Make room for the task's new classes. Structure only: the task comes without data, maybe on ``meta``."""
         self.model.head.grow(task.n_new)

@@ -30,6 +30,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from cil.augmentation import Bound
 from cil.data import ImageSet, Joined
 from cil.errors import UserError, unknown
+from cil.memory.ledger import size, state_bytes
 from cil.ops.freezing import train_mode
 from cil.seeds import generator, seeded
 from cil.strategy import Strategy
@@ -191,19 +192,25 @@ class Trainer:
         """This trainer for one task: its options of that task, at that place, with nothing counted yet."""
         bound = self._of_task(place.task)
         bound.place, bound.stage, bound.images, bound.seconds = place, 0, 0, 0.0
+        bound.state_bytes = bound.optimizer_bytes = 0
         return bound
 
     stage: int = 0  # calls of descend so far in this task
     images: int = 0  # images trained on so far in this task, by this process
     seconds: float = 0.0  # time in descend so far in this task, by this process
+    state_bytes: int = 0  # of the strategy while it learned, teachers included: the most of all stages of this task
+    optimizer_bytes: int = 0  # of the optimiser's state, likewise
 
-    def descend(self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None) -> None:
+    def descend(
+        self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None, *, epochs: int | None = None
+    ) -> None:
         """Minimise the strategy's loss over new data and exemplars, shuffled together, for ``epochs`` passes.
 
         Args:
             strategy: what learns; its ``loss`` is minimised over its ``parameter_groups``.
             data: new images.
             replay: exemplars, or None.
+            epochs: passes of this stage, over which the schedule stretches; None: the trainer's own.
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
@@ -214,13 +221,18 @@ class Trainer:
         stage, self.stage = self.stage, self.stage + 1
         optimizer = self.make_optimizer(strategy)
         strategy.label_smoothing = self.label_smoothing
-        begin = time.perf_counter()
+        begin, whole = time.perf_counter(), self.epochs
+        self.epochs = whole if epochs is None else epochs
         try:
             for epoch in range(place.watcher.restore(stage, strategy, optimizer), self.epochs):
                 loss = self.run_epoch(strategy, both, optimizer, stage, epoch)
                 place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
                 place.watcher.save(stage, epoch, self.epochs, strategy, optimizer)
+            self.state_bytes = max(self.state_bytes, state_bytes(strategy))
+            tensors = [value for state in optimizer.state.values() for value in state.values()]
+            self.optimizer_bytes = max(self.optimizer_bytes, sum(size(t) for t in tensors if isinstance(t, Tensor)))
         finally:
+            self.epochs = whole
             del strategy.label_smoothing  # the class default again
             optimizer.zero_grad(set_to_none=True)
             strategy.eval()

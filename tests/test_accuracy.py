@@ -90,7 +90,7 @@ def test_a_class_without_exemplars_has_no_mean_and_is_never_predicted(learned):
     strategy, exemplars, test, place = learned
     fewer = Exemplars(exemplars.memory, (1, 8, 8))
     keep = exemplars.labels != 1
-    fewer.images, fewer.labels = exemplars.images[keep], exemplars.labels[keep]
+    fewer.items, fewer.labels = exemplars.items[keep], exemplars.labels[keep]
     means = class_means(strategy, fewer, 3, place)
     assert torch.isnan(means[1]).all()
     seen = evaluate(strategy, test, 3, fewer, ("nearest_mean",), place)

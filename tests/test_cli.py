@@ -55,9 +55,9 @@ MISTAKES = {
     ),
     "unknown strategy": (
         [*DIGITS, "--strategy", "wa2"],
-        ["strategies: no 'wa2'", "did you mean 'wa'?", "finetune, icarl, joint, replay, wa"],
+        ["strategies: no 'wa2'", "did you mean 'wa'?", "der, finetune, foster, icarl, joint, memo, replay, wa"],
     ),
-    "no strategy": (DIGITS, ["strategy: none is named", "finetune, icarl, joint, replay, wa"]),
+    "no strategy": (DIGITS, ["strategy: none is named", "der, finetune, foster, icarl, joint, memo, replay, wa"]),
     "class path that is not there": (
         [*DIGITS, "--strategy", "strategies.wa.WB"],
         ["module strategies.wa: no 'WB'", "Legal: WA"],

@@ -310,7 +310,7 @@ def test_the_quota_is_the_total_over_the_classes_rounded_down(total, seen, quota
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"per_class": 20}, "exemplars .* or per_class.*exemplars is 0, per_class is 20"),
+        ({"per_class": 20}, "exemplars .*per_class or budget.*exemplars is 0, per_class is 20"),
         ({"exemplars": None}, "exemplars is None, per_class is None"),
         ({"exemplars": "all", "per_class": 1}, "per_class is 1"),
         ({"exemplars": -1}, "memory.exemplars: -1 must be an integer >= 0, or all"),
@@ -378,6 +378,19 @@ class Holding(Strategy):
         self.register_buffer("same_means", self.means)
 
 
+def test_what_the_strategy_holds_itself_is_statistics():
+    network = Model(backbone="cifar_resnet14").build(1)
+    network.head.grow(5)
+    strategy = Strategy(network)
+    strategy.register_buffer("gram", torch.zeros(8, 8, dtype=torch.float64))
+    strategy.prompts = nn.Parameter(torch.zeros(3, 7))
+    size = measure(strategy, 0, 0)
+    assert size["statistics"] == 8 * 64 + 4 * 21
+    assert size["parameters"] + size["buffers"] == sum(
+        size[name] for name in ("backbone", "head", "normalisation", "statistics")
+    )
+
+
 def by_hand(strategy):
     """Bytes of the distinct tensors in the state_dict, told apart by where their data lies."""
     values = {(value.data_ptr(), value.dtype, value.shape): value for value in strategy.state_dict().values()}
@@ -391,7 +404,9 @@ def test_bytes_are_those_of_the_state_each_tensor_once(head):
     network.head.grow(5)
     strategy = Holding(network)
     strategy.tie()
-    parameters, buffers = state_bytes(strategy)
+    size = measure(strategy, 0, 0)
+    parameters, buffers = size["parameters"], size["buffers"]
+    assert state_bytes(strategy) == parameters + buffers == size["strict"]
     assert parameters + buffers == by_hand(strategy)
     learned = sum(value.numel() * value.element_size() for value in strategy.parameters())
     assert parameters == learned
@@ -403,7 +418,7 @@ def test_bytes_are_those_of_the_state_each_tensor_once(head):
 def test_strict_counts_everything_and_paper_what_the_paper_counts():
     network = Model().build(3)
     network.head.grow(100)
-    size = measure(Strategy(network), 2000, 3 * 32 * 32, 4)
+    size = measure(Strategy(network), 2000, 2000 * 3 * 32 * 32)
     assert size["paper"] == 4 * 463_504 + 2000 * 3072
     assert size["parameters"] == 4 * (463_504 + 100 * 64 + 100)
     assert size["exemplars"] == 2000 * 3072
@@ -411,6 +426,10 @@ def test_strict_counts_everything_and_paper_what_the_paper_counts():
     assert size["buffers"] == sum(b.numel() * b.element_size() for b in network.buffers())
     parts = ("parameters", "buffers", "exemplars", "labels")
     assert size["strict"] == sum(size[part] for part in parts)
+    assert size["backbone"] == 4 * 463_504
+    assert size["head"] == 4 * (100 * 64 + 100)
+    assert size["normalisation"] == size["buffers"]
+    assert size["statistics"] == size["lengths"] == 0
     assert size["paper"] / 2**20 == pytest.approx(7.63, abs=0.005)
 
 
@@ -418,23 +437,23 @@ def test_bytes_are_the_same_on_the_meta_device():
     def grown():
         network = Model(backbone="cifar_resnet14", head="cosine").build(3)
         network.head.grow(7)
-        return measure(Strategy(network), 3, 12, 4)
+        return measure(Strategy(network), 3, 36)
 
     real = grown()
     with torch.device("meta"):
         assert grown() == real
 
 
-def test_a_teacher_is_counted_while_it_is_held():
+def test_a_second_network_is_counted_while_it_is_held():
     network = Network(Model(backbone="convnet2").build(1).backbone, LinearHead(64))
     strategy = Strategy(network)
-    alone = measure(strategy, 0, 0, 4)
+    alone = measure(strategy, 0, 0)
     strategy.teacher = Network(Model(backbone="convnet2").build(1).backbone, LinearHead(64)).requires_grad_(False)
-    both = measure(strategy, 0, 0, 4)
+    both = measure(strategy, 0, 0)
     assert both["strict"] == 2 * alone["strict"]
-    assert both["paper"] == alone["paper"]
+    assert both["paper"] == 2 * alone["paper"]
     strategy.teacher = None
-    assert measure(strategy, 0, 0, 4) == alone
+    assert measure(strategy, 0, 0) == alone
 
 
 def test_a_run_carries_its_exemplars_as_they_are_stored():

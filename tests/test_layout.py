@@ -20,6 +20,7 @@ from cil.strategy import Strategy
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROTOCOLS = [path for path in CONFIGS if path.parent.name == "protocols"]
+SWEEPS = [path for path in CONFIGS if path.parent.name == "sweeps"]
 STRATEGIES = [path for path in CONFIGS if path.parent.name == "strategies"]
 
 
@@ -62,8 +63,8 @@ def test_avalanche_is_imported_only_when_used():
 
 
 def test_every_configuration_is_known_here():
-    assert len(CONFIGS) == 13
-    assert len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + 1  # the quickstart stands alone
+    assert len(CONFIGS) == 17
+    assert len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + len(SWEEPS) + 1  # the quickstart stands alone
     assert {path.stem for path in STRATEGIES} == set(config.strategies())
 
 

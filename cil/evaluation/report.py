@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cil.evaluation import metrics
 from cil.experiment import Experiment
+from cil.memory.budget import describe
 from cil.resume import Record
 
 SCHEMA = 1
@@ -75,6 +76,11 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
             "class_names": list(scenario.class_names),
         },
         "strategy": f"{type(strategy).__module__}.{type(strategy).__qualname__}",
+        "name": strategy.label,
+        "exemplar_free": strategy.exemplar_free,
+        "budget": describe(experiment.limits().budget),
+        "selected_by": "last epoch",
+        "pretrained_classes": getattr(strategy.model.backbone, "pretrained_classes", None),
         "evaluator": strategy.evaluator,
         "out_of_budget": experiment.memory.unbounded,
         "accuracy": {name: matrix.tolist() for name, matrix in matrices.items()},

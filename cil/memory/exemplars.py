@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor
 
 from cil.data import ImageSet
 from cil.errors import UserError, unknown
+from cil.memory.codecs import Codec, make_codec
 from cil.scenario import Task
 
 SELECTIONS = ("herding", "random", "closest_to_mean", "reservoir")
+ALIGNMENTS = ("final", "always")
+CONVENTIONS = ("strict", "paper")
+LABEL_BYTES = 4  # int32
 Features = Callable[[ImageSet], Tensor]  # N images -> (N, D)
 
 
@@ -91,14 +95,25 @@ def reservoir(seen: int, n: int, size: int, generator: torch.Generator) -> tuple
 
 
 class Memory:
-    """How many exemplars a run keeps, and how they are selected.
+    """How much a run may carry, and which exemplars it keeps in that room.
+
+    Give one of ``exemplars``, ``per_class`` and ``budget``, and null (or, for ``exemplars``, 0) for the others.
 
     Args:
         exemplars: total number, shared equally by the classes seen (rounded down), or ``all`` for upper bounds that
-            keep every image; null when ``per_class`` is given.
-        per_class: number for each class, however many classes there are; null when ``exemplars`` is given.
+            keep every image.
+        per_class: number for each class, however many classes there are.
+        budget: bytes of everything carried, network and exemplars: a number, a text such as ``23.5MiB``, or
+            ``{as: {strategy: der, exemplars: 2000}}`` for what that strategy carries after the last task with that many
+            raw exemplars; ``as`` also takes ``init_args`` of the strategy and another ``backbone``.
+        align: ``final``: the room for exemplars is constant and the budget is reached after the last task;
+            ``always``: the budget is reached after each task, so exemplars make room as the network grows.
+        convention: what a budget counts: ``strict``, every carried byte; ``paper``, float32 backbone parameters and
+            stored images alone.
         selection: ``herding``, ``random``, ``closest_to_mean``, or ``reservoir`` (a uniform sample of the stream, not
             balanced by class; needs ``exemplars``).
+        codec: how an exemplar is stored: ``raw``, ``png`` or ``webp`` (lossless), ``jpeg``.
+        quality: of ``jpeg``, 1 to 95.
     """
 
     def __init__(
@@ -106,21 +121,34 @@ class Memory:
         *,
         exemplars: int | Literal["all"] | None = 0,
         per_class: int | None = None,
+        budget: int | str | dict[str, Any] | None = None,
+        align: Literal["final", "always"] = "final",
+        convention: Literal["strict", "paper"] = "strict",
         selection: Literal["herding", "random", "closest_to_mean", "reservoir"] = "herding",
+        codec: Literal["raw", "png", "webp", "jpeg"] = "raw",
+        quality: int = 75,
     ) -> None:
-        self.exemplars, self.per_class, self.selection = exemplars, per_class, selection
+        self.exemplars, self.per_class, self.budget = exemplars, per_class, budget
+        self.align, self.convention = align, convention
+        self.selection, self.codec, self.quality = selection, codec, quality
 
     def check(self) -> None:
         """Refuse contradictory quotas.
 
         Raises:
-            UserError: both or neither quota given, a negative one, or a reservoir without a total.
+            UserError: no quota or more than one, a negative one, an unknown name, or a reservoir without a total.
         """
-        if (self.exemplars is None) == (self.per_class is None):
+        given = [self.exemplars is not None, self.per_class is not None, self.budget is not None]
+        if self.budget is not None and self.exemplars == 0:
+            given[0] = False
+        if sum(given) != 1:
             raise UserError(
-                "memory: give exemplars (a total) or per_class, and null for the other; "
-                f"exemplars is {self.exemplars}, per_class is {self.per_class}"
+                "memory: give exemplars (a total), per_class or budget, and null for the others; "
+                f"exemplars is {self.exemplars}, per_class is {self.per_class}, budget is {self.budget}"
             )
+        for key, legal in (("align", ALIGNMENTS), ("convention", CONVENTIONS)):
+            if getattr(self, key) not in legal:
+                raise unknown(f"memory.{key}", getattr(self, key), legal)
         for key in ("exemplars", "per_class"):
             value = getattr(self, key)
             if value is None or (key == "exemplars" and value == "all"):
@@ -129,7 +157,7 @@ class Memory:
                 raise UserError(f"memory.{key}: {value!r} must be an integer >= 0" + ", or all" * (key == "exemplars"))
         if self.selection not in SELECTIONS:
             raise unknown("memory.selection", self.selection, SELECTIONS)
-        if self.selection == "reservoir" and not isinstance(self.exemplars, int):
+        if self.selection == "reservoir" and (not isinstance(self.exemplars, int) or self.budget is not None):
             raise UserError("memory.selection: reservoir needs a total number in memory.exemplars")
 
     @property
@@ -140,19 +168,27 @@ class Memory:
     @property
     def empty(self) -> bool:
         """Whether no image is ever kept."""
-        return not self.unbounded and not (self.exemplars or self.per_class)
+        return not (self.exemplars or self.per_class or self.budget is not None)
+
+    def make_codec(self, image_shape: tuple[int, int, int]) -> Codec:
+        """The codec for images of this shape (C, H, W)."""
+        return make_codec(self.codec, image_shape, self.quality)
+
+    def item_bytes(self, codec: Codec) -> int:
+        """What an exemplar takes beside its image, as the convention counts: its label and, where needed, length."""
+        return LABEL_BYTES + codec.length_bytes if self.convention == "strict" else 0
 
     def quota(self, n_seen: int) -> int | None:
-        """Exemplars of each class once ``n_seen`` classes were seen; None: all of them."""
-        if self.unbounded:
+        """Exemplars of each class once ``n_seen`` classes were seen; None: as many as there are or as have room."""
+        if self.unbounded or self.budget is not None:
             return None
         if self.per_class is not None:
             return self.per_class
         return int(self.exemplars or 0) // n_seen
 
     def capacity(self, n_seen: int) -> int | None:
-        """The most exemplars that may be held once ``n_seen`` classes were seen; None: no limit."""
-        if self.unbounded:
+        """The most exemplars that may be held once ``n_seen`` classes were seen; None: their number has no limit."""
+        if self.unbounded or self.budget is not None:
             return None
         return self.per_class * n_seen if self.per_class is not None else int(self.exemplars or 0)
 
@@ -161,19 +197,30 @@ class Exemplars:
     """The images kept, class by class in order of selection, so that a shrinking quota keeps the prefix.
 
     Args:
-        memory: quota and selection.
+        memory: quota, selection and codec.
         image_shape: (C, H, W) of the images.
     """
 
     def __init__(self, memory: Memory, image_shape: tuple[int, int, int]) -> None:
         channels, height, width = image_shape
         self.memory = memory
-        self.images = np.empty((0, height, width, channels), dtype=np.uint8)  # (M, H, W, C)
+        self.codec = memory.make_codec(image_shape)
+        self.items = self.codec.encode(np.empty((0, height, width, channels), dtype=np.uint8))  # (M, ...), as stored
         self.labels = np.empty(0, dtype=np.int32)  # (M,)
         self.seen = 0  # images that passed, for the reservoir
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> np.ndarray:
+        """What the stored items show: uint8 (M, H, W, C)."""
+        return self.codec.decode(self.items)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images as stored, tables that they share included."""
+        return int(self.codec.sizes(self.items).sum()) + (len(self.codec.shared) if len(self) else 0)
 
     def as_set(self) -> ImageSet | None:
         """The exemplars to learn from, not to write on; None when there are none."""
@@ -183,36 +230,45 @@ class Exemplars:
         images.flags.writeable = False
         return ImageSet(images, self.labels)
 
-    def update(self, task: Task, features: Features, generator: torch.Generator) -> None:
+    def update(self, task: Task, features: Features, generator: torch.Generator, room: int | None = None) -> None:
         """Take up the task's images and bring every class to the quota.
 
         Args:
             task: the task just learned.
             features: the current network's features of a set of images, (N, D); not called by random selections.
             generator: of random selections.
+            room: bytes for all exemplars, in the memory's convention; given if and only if the memory has a budget.
         """
-        if self.memory.empty:
+        assert (room is None) == (self.memory.budget is None), "a budget comes with room for exemplars"
+        if self.memory.empty or room == 0:
             return
         if self.memory.selection == "reservoir":
             self._reservoir(task.train, generator)
         else:
-            self._by_class(task, features, generator)
+            self._by_class(task, features, generator, room)
         self.seen += len(task.train)
 
-    def _by_class(self, task: Task, features: Features, generator: torch.Generator) -> None:
+    def _by_class(self, task: Task, features: Features, generator: torch.Generator, room: int | None) -> None:
         quota = self.memory.quota(task.n_seen)
-        images, labels = [], []
+        queues = []
         for label in range(task.n_seen):
-            mine = self.images[self.labels == label]
-            if label in task.present:
-                candidates = task.train.of_classes([label])
-                if len(mine):  # the class comes back: what was kept competes with what is new
-                    both = np.concatenate([mine, candidates.raw()])
-                    candidates = ImageSet(both, np.full(len(both), label))
-                mine = candidates.raw(self._select(candidates, quota, features, generator))
-            images.append(mine[:quota])
-            labels.append(np.full(len(images[-1]), label, dtype=np.int32))
-        self.images, self.labels = np.concatenate(images), np.concatenate(labels)
+            mine = self.items[self.labels == label]
+            if label not in task.present:
+                queues.append(Queue(mine, self.codec))
+                continue
+            candidates = task.train.of_classes([label])
+            if len(mine):  # the class comes back: what was kept competes with what is new
+                both = np.concatenate([self.codec.decode(mine), candidates.raw()])
+                candidates = ImageSet(both, np.full(len(both), label))
+            # How many have room is known only when all classes are ranked, so a budget ranks all candidates.
+            order = self._select(candidates, quota if room is None else len(candidates), features, generator)
+            queues.append(Queue(mine, self.codec, candidates, order))
+        if room is not None:
+            room -= len(self.codec.shared)
+            quota = fair_quota([queue.size for queue in queues], room, self.memory.item_bytes(self.codec))
+        items = [queue.first(quota) for queue in queues]
+        self.items = np.concatenate(items)
+        self.labels = np.repeat(np.arange(task.n_seen, dtype=np.int32), [len(part) for part in items])
 
     def _select(
         self, candidates: ImageSet, quota: int | None, features: Features, generator: torch.Generator
@@ -227,22 +283,78 @@ class Exemplars:
     def _reservoir(self, arriving: ImageSet, generator: torch.Generator) -> None:
         size = int(self.memory.exemplars or 0)
         order = torch.randperm(len(arriving), generator=generator).numpy()
-        slots, items = reservoir(self.seen, len(arriving), size, generator)
+        slots, chosen = reservoir(self.seen, len(arriving), size, generator)
         room = max(len(self), int(slots.max(initial=-1)) + 1)
-        images = np.empty((room, *self.images.shape[1:]), dtype=np.uint8)
+        items = np.empty((room, *self.items.shape[1:]), dtype=self.items.dtype)
         labels = np.empty(room, dtype=np.int32)
-        images[: len(self)], labels[: len(self)] = self.images, self.labels
-        chosen = order[items]
-        images[slots], labels[slots] = arriving.raw(chosen), arriving.labels.numpy()[chosen]
-        self.images, self.labels = images, labels
+        items[: len(self)], labels[: len(self)] = self.items, self.labels
+        taken = order[chosen]
+        items[slots], labels[slots] = self.codec.encode(arriving.raw(taken)), arriving.labels.numpy()[taken]
+        self.items, self.labels = items, labels
 
     def state(self) -> dict[str, Tensor]:
         """The exemplars as tensors: what a checkpoint keeps."""
-        return {
-            "images": torch.from_numpy(np.ascontiguousarray(self.images)),
-            "labels": torch.from_numpy(self.labels.copy()),
-        }
+        return {**self.codec.pack(self.items), "labels": torch.from_numpy(self.labels.copy())}
 
     def load(self, state: dict[str, Tensor], seen: int) -> None:
         """Take back what ``state`` gave, after ``seen`` images have passed."""
-        self.images, self.labels, self.seen = state["images"].numpy(), state["labels"].numpy(), seen
+        self.items, self.labels, self.seen = self.codec.unpack(state), state["labels"].numpy(), seen
+
+
+class Queue:
+    """One class's images in order of preference, encoded only as far as they are asked for.
+
+    Args:
+        kept: items stored already; all there is, in their order, if there are no candidates.
+        codec: of the items.
+        candidates: the kept images, decoded, followed by new ones.
+        order: of preference, positions in the candidates.
+    """
+
+    def __init__(
+        self, kept: np.ndarray, codec: Codec, candidates: ImageSet | None = None, order: np.ndarray | None = None
+    ) -> None:
+        self.kept, self.codec, self.candidates = kept, codec, candidates
+        self.order = np.arange(len(kept)) if order is None else order
+        self.items = kept if candidates is None else kept[:0]
+
+    def first(self, n: int | None) -> np.ndarray:
+        """The best n items, all of them for None; fewer if there are not so many."""
+        n = len(self.order) if n is None else min(n, len(self.order))
+        if n > len(self.items) and self.candidates is not None:
+            wanted = self.order[len(self.items) : n]
+            # What was stored is not encoded a second time, which would cost a lossy codec quality.
+            old = wanted < len(self.kept)
+            items = np.empty((len(wanted), *self.kept.shape[1:]), dtype=self.kept.dtype)
+            items[old] = self.kept[wanted[old]]
+            items[~old] = self.codec.encode(self.candidates.raw(wanted[~old]))
+            self.items = np.concatenate([self.items, items])
+        return self.items[:n]
+
+    def size(self, n: int) -> int | None:
+        """Bytes of the image at position n; None if there are not so many."""
+        if n >= len(self.order):
+            return None
+        if n >= len(self.items):
+            self.first(n + 16)
+        return int(self.codec.sizes(self.items[n : n + 1])[0])
+
+
+def fair_quota(sizes: Sequence[Callable[[int], int | None]], room: int, item_bytes: int) -> int:
+    """The largest number of images that every class can keep, classes with fewer images keeping all of theirs.
+
+    Args:
+        sizes: for each class, bytes of its n-th image, None where it has no such image.
+        room: bytes for all classes together.
+        item_bytes: bytes beside each image.
+
+    Returns:
+        q, the largest with sum over classes of the first q images' bytes <= room.
+    """
+    quota = 0
+    while True:
+        row = [size + item_bytes for of_class in sizes if (size := of_class(quota)) is not None]
+        room -= sum(row)
+        if not row or room < 0:
+            return quota
+        quota += 1

@@ -1,31 +1,49 @@
-"""Bytes, measured from the state itself."""
+"""Bytes, measured from the state itself: by category, in two conventions, for training and for inference."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cil.memory.exemplars import Exemplars
+from cil.memory.exemplars import LABEL_BYTES, Exemplars
+from cil.nets.heads import CosineHead, LinearHead
 from cil.strategy import Strategy
 
 MIB = 2**20
+CATEGORIES = ("backbone", "head", "normalisation", "statistics", "exemplars", "labels", "lengths")
 
 
 class Bytes(TypedDict):
     """What a run carries after a task, in bytes.
 
-    ``strict`` is everything: parameters, buffers, exemplar images and their labels. ``paper`` is the convention of
-    Zhou et al., A Model or 603 Exemplars, ICLR 2023: float32 backbone parameters and raw uint8 images; no head, no
-    batch statistics.
+    The state in one way: ``parameters`` and ``buffers``. In another: ``backbone``, parameters of networks; ``head``,
+    all of the heads; ``normalisation``, buffers of networks; ``statistics``, what the strategy holds itself, such as
+    means, covariances, Gram matrices and prompts. The exemplars: ``exemplars``, images as stored; their ``labels``; the
+    ``lengths`` of images that are stored in a file format.
+
+    ``strict`` is everything. ``paper`` is the convention of Zhou et al., A Model or 603 Exemplars, ICLR 2023: float32
+    backbone parameters and stored images; no head, no batch statistics.
     """
 
     parameters: int
     buffers: int
+    backbone: int
+    head: int
+    normalisation: int
+    statistics: int
     exemplars: int
     labels: int
+    lengths: int
     strict: int
     paper: int
+
+
+def counted(size: Bytes, convention: str) -> int:
+    """The total in the convention ``strict`` or ``paper``."""
+    return size["strict"] if convention == "strict" else size["paper"]
 
 
 def size(tensor: Tensor) -> int:
@@ -33,42 +51,96 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def state_bytes(module: nn.Module) -> tuple[int, int]:
-    """Bytes of the parameters and of the persistent buffers in a module's ``state_dict``."""
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    seen: set[int] = set()
-    totals = [0, 0]
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            totals[name not in parameters] += size(tensor)
-    return totals[0], totals[1]
-
-
-def measure(strategy: Strategy, n_exemplars: int, image_bytes: int, label_bytes: int) -> Bytes:
-    """The bytes of a strategy's state and of a number of exemplars.
+def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0) -> Bytes:
+    """The bytes of a strategy's state and of its exemplars.
 
     Args:
         strategy: between tasks; may live on the ``meta`` device.
         n_exemplars: images kept.
-        image_bytes: bytes of one image as stored.
-        label_bytes: bytes of one label as stored.
+        exemplar_bytes: of all of them together, as stored.
+        length_bytes: for each, to say where it ends.
     """
-    parameters, buffers = state_bytes(strategy)
-    backbone = sum(parameter.numel() for parameter in strategy.model.backbone.parameters())
-    exemplars, labels = n_exemplars * image_bytes, n_exemplars * label_bytes
+    heads = {id(part) for module in strategy.modules() if _is_head(module, strategy) for part in module.modules()}
+    owners = dict(strategy.named_modules(remove_duplicate=False))
+    counted: set[int] = set()
+    parameters = buffers = float32 = 0
+    own = dict.fromkeys(("backbone", "head", "normalisation", "statistics"), 0)
+    for name, tensor in strategy.state_dict(keep_vars=True).items():
+        if id(tensor) in counted:  # shared between modules: stored once
+            continue
+        counted.add(id(tensor))
+        owner = owners[name.rpartition(".")[0]]
+        learned = isinstance(tensor, nn.Parameter)
+        if id(owner) in heads:
+            category = "head"
+        elif owner is strategy:
+            category = "statistics"
+        else:
+            category = "backbone" if learned else "normalisation"
+        own[category] += size(tensor)
+        float32 += 4 * tensor.numel() * (category == "backbone")
+        parameters += size(tensor) * learned
+        buffers += size(tensor) * (not learned)
+    labels, lengths = n_exemplars * LABEL_BYTES, n_exemplars * length_bytes
     return Bytes(
         parameters=parameters,
         buffers=buffers,
-        exemplars=exemplars,
+        backbone=own["backbone"],
+        head=own["head"],
+        normalisation=own["normalisation"],
+        statistics=own["statistics"],
+        exemplars=exemplar_bytes,
         labels=labels,
-        strict=parameters + buffers + exemplars + labels,
-        paper=4 * backbone + exemplars,
+        lengths=lengths,
+        strict=parameters + buffers + exemplar_bytes + labels + lengths,
+        paper=float32 + exemplar_bytes,
     )
 
 
 def measure_run(strategy: Strategy, exemplars: Exemplars) -> Bytes:
     """The bytes that a run carries now."""
-    count = len(exemplars)
-    image = exemplars.images.nbytes // count if count else 0
-    return measure(strategy, count, image, exemplars.labels.itemsize)
+    return measure(strategy, len(exemplars), exemplars.image_bytes, exemplars.codec.length_bytes)
+
+
+def state_bytes(module: nn.Module) -> int:
+    """Bytes of a module's ``state_dict``, tensors that are shared counting once."""
+    tensors = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
+    return sum(map(size, tensors.values()))
+
+
+class _Reads(TorchDispatchMode):
+    """Notes the storage of every tensor that an operation takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in torch.utils._pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):
+                self.storages.add(value.untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
+def inference_bytes(strategy: Strategy, x: Tensor, *, n_means: int = 0) -> int:
+    """Bytes that predicting needs: the part of the state that a pass over a batch reads, and class means.
+
+    Args:
+        strategy: between tasks.
+        x: a batch of network input (B, C, H, W).
+        n_means: class means to compare features with, in place of the scores; 0: the scores are used.
+    """
+    with _Reads() as reads, torch.no_grad():
+        features = strategy.features(x)
+        if not n_means:
+            strategy(x)
+    used = {
+        id(tensor): tensor
+        for tensor in strategy.state_dict(keep_vars=True).values()
+        if tensor.untyped_storage().data_ptr() in reads.storages
+    }
+    return sum(map(size, used.values())) + n_means * features.shape[1] * features.element_size()
+
+
+def _is_head(module: nn.Module, strategy: Strategy) -> bool:
+    return isinstance(module, (LinearHead, CosineHead)) or module is strategy.model.head

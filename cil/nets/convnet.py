@@ -38,9 +38,22 @@ class ConvNet(nn.Module):
         )
         self.num_features = channels[-1]
 
+    @property
+    def deep(self) -> nn.Module:
+        """The last block."""
+        return self.blocks[-1]
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """The blocks before the last, (B, C, H, W) -> (B, C', h, w)."""
+        return self.blocks[:-1](x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Mean over the places, (B, D, h, w) -> (B, D)."""
+        return x.mean((2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D)"""
-        return self.blocks(x).mean((2, 3))
+        return self.pool(self.deep(self.shallow(x)))
 
 
 def convnet2(in_channels: int = 3) -> ConvNet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +28,16 @@ class LinearHead(nn.Module):
         """K, the rows so far."""
         return self.weight.shape[0]
 
-    def grow(self, n_new: int) -> None:
-        """Append rows for new classes; old rows and biases keep every bit."""
-        bound = 1 / math.sqrt(self.weight.shape[1])  # as torch.nn.Linear starts
-        self.weight = _grown(self.weight, torch.empty(n_new, self.weight.shape[1]).uniform_(-bound, bound))
+    def grow(self, n_new: int, more_features: int = 0) -> None:
+        """Append rows for new classes, and columns for features that come after the old ones.
+
+        What was there keeps every bit; the rest starts as ``torch.nn.Linear`` of the new size does.
+        """
+        bound = 1 / math.sqrt(self.weight.shape[1] + more_features)
+        self.weight = _grown(self.weight, n_new, more_features, lambda part: part.uniform_(-bound, bound))
         if self.bias is not None:
-            self.bias = _grown(self.bias, torch.empty(n_new).uniform_(-bound, bound))
+            fresh = torch.empty(n_new).uniform_(-bound, bound).to(self.bias)
+            self.bias = nn.Parameter(torch.cat([self.bias.detach(), fresh]), requires_grad=self.bias.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""
@@ -62,16 +67,20 @@ class CosineHead(nn.Module):
         """K, the rows so far."""
         return self.weight.shape[0]
 
-    def grow(self, n_new: int) -> None:
-        """Append rows for new classes; old rows keep every bit."""
-        rows = torch.empty(n_new, self.weight.shape[1])
-        nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
-        self.weight = _grown(self.weight, rows)
+    def grow(self, n_new: int, more_features: int = 0) -> None:
+        """Append rows for new classes, and columns for features that come after the old ones; old values stay."""
+        bound = 1 / math.sqrt(self.weight.shape[1] + more_features)
+        self.weight = _grown(self.weight, n_new, more_features, lambda part: part.uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""
         return self.scale * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
 
 
-def _grown(old: nn.Parameter, rows: Tensor) -> nn.Parameter:
-    return nn.Parameter(torch.cat([old.detach(), rows.to(old)]), requires_grad=old.requires_grad)
+def _grown(old: nn.Parameter, rows: int, columns: int, draw: Callable[[Tensor], Tensor]) -> nn.Parameter:
+    """A (K, D) matrix as the corner of a (K + rows, D + columns) matrix whose other values are drawn."""
+    weight = old.detach()
+    if columns:
+        weight = torch.cat([weight, draw(torch.empty(weight.shape[0], columns)).to(old)], 1)
+    weight = torch.cat([weight, draw(torch.empty(rows, weight.shape[1])).to(old)])
+    return nn.Parameter(weight, requires_grad=old.requires_grad)

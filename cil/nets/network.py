@@ -30,6 +30,24 @@ class Backbone(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Splittable(Backbone, Protocol):
+    """A backbone in a general and a specialised part: calling it is ``pool(deep(shallow(x)))``."""
+
+    @property
+    def deep(self) -> nn.Module:
+        """The specialised part, (B, C', H', W') -> (B, D, H'', W''): what is copied for each task."""
+        ...
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """The general part, (B, C, H, W) -> (B, C', H', W')."""
+        ...
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, D, H'', W'') -> (B, D)"""
+        ...
+
+
 class Network(nn.Module):
     """A backbone and a head that grows with the classes.
 
@@ -46,6 +64,11 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.make = make
+
+    @property
+    def num_features(self) -> int:
+        """D, of the backbone."""
+        return int(cast(Backbone, self.backbone).num_features)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D)"""

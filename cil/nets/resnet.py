@@ -63,11 +63,22 @@ class CifarResNet(nn.Module):
         first = CifarBlock(channels_in, channels, stride)
         return nn.Sequential(first, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
 
+    @property
+    def deep(self) -> nn.Module:
+        """The last stage, (B, 32, H / 2, W / 2) -> (B, 64, H / 4, W / 4)."""
+        return self.stage3
+
+    def shallow(self, x: Tensor) -> Tensor:
+        """Everything before it, (B, C, H, W) -> (B, 32, H / 2, W / 2)."""
+        return self.stage2(self.stage1(F.relu(self.bn1(self.conv1(x)))))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Mean over the places, (B, D, h, w) -> (B, D)."""
+        return x.mean((2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 64)"""
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.stage3(self.stage2(self.stage1(x)))  # (B, 64, H / 4, W / 4)
-        return x.mean((2, 3))
+        return self.pool(self.deep(self.shallow(x)))
 
 
 def cifar(depth: int = 32, in_channels: int = 3) -> CifarResNet:
@@ -95,7 +106,22 @@ def imagenet(depth: int = 18, in_channels: int = 3, stem: str = "7x7") -> nn.Mod
         raise ValueError(f"an ImageNet ResNet has depth {', '.join(map(str, LAYERS))}, not {depth}")
     if stem not in ("7x7", "3x3"):
         raise ValueError(f"a stem is '7x7' or '3x3', not '{stem}'")
-    net = tv.ResNet(tv.Bottleneck if depth in (26, 50) else tv.BasicBlock, list(LAYERS[depth]))
+
+    class ImageNetResNet(tv.ResNet):
+        """torchvision's network, which also tells its last stage from the rest."""
+
+        @property
+        def deep(self) -> nn.Module:
+            return self.layer4
+
+        def shallow(self, x: Tensor) -> Tensor:
+            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            return self.layer3(self.layer2(self.layer1(x)))
+
+        def pool(self, x: Tensor) -> Tensor:
+            return self.avgpool(x).flatten(1)
+
+    net = ImageNetResNet(tv.Bottleneck if depth in (26, 50) else tv.BasicBlock, list(LAYERS[depth]))
     net.num_features = net.fc.in_features
     net.fc = nn.Identity()
     if stem == "3x3":

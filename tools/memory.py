@@ -1,0 +1,23 @@
+"""Bytes before any training.
+
+``python tools/memory.py plan --config A.yaml ...`` takes the options of ``train.py`` and prints what a run will carry
+after each task; ``python tools/memory.py table`` prints the numbers of exemplars at which methods are equal in bytes.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from cil import config
+from cil.session import memory
+from scenarios.datasets import load
+
+
+def main(argv: Sequence[str]) -> int:
+    return memory(argv, load, program="tools/memory.py")
+
+
+if __name__ == "__main__":
+    config.main(main)

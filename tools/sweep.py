@@ -1,0 +1,42 @@
+"""Run a sweep: ``python tools/sweep.py --config sweep.yaml [--dry-run] [--workers N]``; see ``docs/sweeps.md``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from rich.console import Console
+
+from cil import config
+from cil.errors import UserError
+from cil.sweep import sweep
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors of one paragraph."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="sweep.py", allow_abbrev=False, description="Run methods x budgets x seeds x protocols.")
+    parser.add_argument("--config", required=True, help="YAML file of the sweep")
+    parser.add_argument("--workers", type=int, help="processes at a time, instead of what the file says")
+    parser.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="list the runs with their commands and stop"
+    )
+    options = parser.parse_args(argv)
+    train = Path(__file__).resolve().with_name("train.py")
+    try:
+        return sweep(options.config, program=train, console=Console(), workers=options.workers, dry_run=options.dry_run)
+    except KeyboardInterrupt:  # while the runs were checked
+        print("interrupted; nothing was started", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    config.main(main)
