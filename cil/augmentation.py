@@ -18,9 +18,9 @@ from cil.errors import UserError
 CIFAR = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PRESETS: dict[str, dict[str, Any]] = {
-    "none": {"pad": 0, "flip": False, "brightness": 0.0, "size": None, "stats": None},
-    "cifar": {"pad": 4, "flip": True, "brightness": 63 / 255, "size": None, "stats": CIFAR},
-    "imagenet": {"pad": 0, "flip": True, "brightness": 0.0, "size": 224, "stats": IMAGENET},
+    "none": {"pad": 0, "flip": False, "brightness": 0.0, "size": None, "input_size": None, "stats": None},
+    "cifar": {"pad": 4, "flip": True, "brightness": 63 / 255, "size": None, "input_size": None, "stats": CIFAR},
+    "imagenet": {"pad": 0, "flip": True, "brightness": 0.0, "size": 224, "input_size": None, "stats": IMAGENET},
 }
 
 
@@ -35,6 +35,8 @@ class Augmentation:
         brightness: b draws a factor from [1 - b, 1 + b] for each image; null takes the preset's.
         size: side of a random resized crop in pixels (Szegedy et al., Going Deeper with Convolutions, CVPR 2015,
             section 6); null takes the preset's.
+        input_size: side in pixels to which every batch is resized first, by averaging areas; images stay as large as
+            they are stored. Null takes the preset's.
         mean: channel means as fractions of 255; null takes the data set's, else the preset's, else 0.5.
         std: channel standard deviations; null takes the data set's, else the preset's, else 0.5.
     """
@@ -47,11 +49,12 @@ class Augmentation:
         flip: bool | None = None,
         brightness: float | None = None,
         size: int | None = None,
+        input_size: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
         self.preset, self.pad, self.flip, self.brightness, self.size = preset, pad, flip, brightness, size
-        self.mean, self.std = mean, std
+        self.input_size, self.mean, self.std = input_size, mean, std
 
     def bind(
         self,
@@ -82,21 +85,34 @@ class Augmentation:
                 f"augmentation: {len(means)} means and {len(stds)} standard deviations for images of {channels} "
                 f"channel(s); preset '{self.preset}' is made for 3. Give augmentation.mean and augmentation.std."
             )
-        size = chosen["size"]
-        if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0 or (size is not None and size < 1):
-            raise UserError("augmentation: pad must be >= 0, brightness within [0, 1], size >= 1 or null, and std > 0")
+        too_small = any(chosen[key] is not None and chosen[key] < 1 for key in ("size", "input_size"))
+        if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0 or too_small:
+            raise UserError(
+                "augmentation: pad must be >= 0, brightness within [0, 1], size and input_size >= 1 or null, and std > 0"
+            )
         return Bound(**chosen, mean=torch.tensor(means, device=device), std=torch.tensor(stds, device=device))
 
 
 class Bound:
     """An augmentation with everything resolved: call ``train`` or ``test`` on a uint8 batch."""
 
-    def __init__(self, *, pad: int, flip: bool, brightness: float, size: int | None, mean: Tensor, std: Tensor) -> None:
-        self.pad, self.flip, self.brightness, self.size = pad, flip, brightness, size
+    def __init__(
+        self,
+        *,
+        pad: int,
+        flip: bool,
+        brightness: float,
+        size: int | None,
+        mean: Tensor,
+        std: Tensor,
+        input_size: int | None = None,
+    ) -> None:
+        self.pad, self.flip, self.brightness, self.size, self.input_size = pad, flip, brightness, size, input_size
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
     def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, C, H', W'), randomly cropped, flipped, jittered, normalised."""
+        x = self.resize(x)
         if self.size:
             x = resized_crop(x, self.size, generator)
         elif self.pad:
@@ -112,6 +128,7 @@ class Bound:
 
     def test(self, x: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, C, H', W'), without any draw."""
+        x = self.resize(x)
         if self.size:
             height, width = x.shape[2:]
             side = round(min(height, width) * 7 / 8)
@@ -119,6 +136,12 @@ class Bound:
             x = x[:, :, top : top + side, left : left + side].float()
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         return self.normalise(x.float() / 255)
+
+    def resize(self, x: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> uint8 (B, C, S, S), each pixel the rounded mean of the area that it covers."""
+        if self.input_size is None or x.shape[2:] == (self.input_size, self.input_size):
+            return x
+        return F.interpolate(x.float(), (self.input_size, self.input_size), mode="area").round_().to(torch.uint8)
 
     def normalise(self, x: Tensor) -> Tensor:
         """float (B, C, H, W) in [0, 1] -> the same, with channel means 0 and deviations 1 over the data set."""

@@ -99,7 +99,7 @@ class FOSTER(Strategy):
     def begin(self, task: Task) -> None:
         self.n_old, self.compressing = task.n_old, False
         self.weights: Tensor | None = None
-        self.teacher = frozen_copy(self.model) if task.n_old else None
+        self.old_head = frozen_copy(self.model.head) if task.n_old else None  # its teacher is the pair's old backbone
         self.helper = LinearHead(self.model.num_features) if task.n_old else None
         if self.helper is not None:
             self.helper.to(self.model.head.weight.device)
@@ -127,19 +127,20 @@ class FOSTER(Strategy):
         trainer.descend(self, task.train, replay, epochs=epochs)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.pair is None or self.helper is None or self.teacher is None or self.weights is None:  # the first task
+        if self.pair is None or self.helper is None or self.old_head is None or self.weights is None:  # the first task
             return self.classification(self.model(x), y)
         features = self.pair.features(x)  # (B, 2 D)
         logits = self.pair.head(features)  # (B, K)
         if self.compressing:
             return balanced_distillation(self.model(x), logits, self.weights, self.temperature)
-        own = self.helper(features[:, self.model.num_features :])  # (B, K), from the new features alone
+        width = self.model.num_features
+        own = self.helper(features[:, width:])  # (B, K), from the new features alone
         learn = self.classification(logits / self.weights, y) + F.cross_entropy(own, y)
-        old = self.teacher(x)[:, : self.n_old]  # (B, K_old)
+        old = self.old_head(features[:, :width])[:, : self.n_old]  # (B, K_old)
         return learn + self.keep * distillation(logits[:, : self.n_old], old, self.temperature)
 
     def end(self, task: Task) -> None:
-        self.teacher = self.helper = self.weights = None  # not carried, not charged
+        self.old_head = self.helper = self.weights = None  # not carried, not charged
         if self.scored == "compressed":
             self.pair = None
 

@@ -304,3 +304,20 @@ def test_values_out_of_range_are_refused(options):
 def test_a_negative_size_is_refused():
     with pytest.raises(UserError, match="size"):
         bound(size=-8)
+
+
+def test_input_is_resized_by_means_of_areas_and_then_treated_as_if_stored_so():
+    x = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    small = torch.empty(5, 3, 4, 4, dtype=torch.uint8)
+    for row in range(4):
+        for column in range(4):
+            patch = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].float()
+            small[:, :, row, column] = patch.mean((2, 3)).round().to(torch.uint8)
+    options = {"preset": "cifar", "pad": 1}
+    resized = Augmentation(**options, input_size=4).bind((3, 8, 8), None, None, torch.device("cpu"))
+    plain = Augmentation(**options).bind((3, 4, 4), None, None, torch.device("cpu"))
+    assert torch.equal(resized.test(x), plain.test(small))
+    draws = [torch.Generator().manual_seed(9) for _ in range(2)]
+    assert torch.equal(resized.train(x, draws[0]), plain.train(small, draws[1]))
+    with pytest.raises(UserError, match="input_size"):
+        Augmentation(input_size=0).bind((3, 8, 8), None, None, torch.device("cpu"))
