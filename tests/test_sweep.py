@@ -523,5 +523,5 @@ def test_killed_twice_a_sweep_ends_with_the_results_of_one_that_was_not(tmp_path
         assert train.main(alone.argv) == 0
         one, two = (json.loads((each.folder.path / "results.json").read_text()) for each in (alone, run))
         for content in (one, two):
-            del content["versions"]["commit"]  # of the source, which may be at work while this test lasts minutes
+            del content["versions"]["commit"]  # of the source, which may be edited while this runs
         assert report.comparable(one) == report.comparable(two), f"{run.name} differs after kills drawn with {seed}"
