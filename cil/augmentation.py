@@ -88,7 +88,7 @@ class Augmentation:
         too_small = any(chosen[key] is not None and chosen[key] < 1 for key in ("size", "input_size"))
         if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0 or too_small:
             raise UserError(
-                "augmentation: pad must be >= 0, brightness within [0, 1], size and input_size >= 1 or null, and std > 0"
+                "augmentation: pad must be >= 0, brightness within [0, 1], size and input_size >= 1 or null, std > 0"
             )
         return Bound(**chosen, mean=torch.tensor(means, device=device), std=torch.tensor(stds, device=device))
 

@@ -201,6 +201,10 @@ class Trainer:
     state_bytes: int = 0  # of the strategy while it learned, teachers included: the most of all stages of this task
     optimizer_bytes: int = 0  # of the optimiser's state, likewise
 
+    def share(self, part: float) -> int:
+        """Epochs of a stage that takes this part of the trainer's own, rounded up to at least one."""
+        return max(1, math.ceil(round(part * self.epochs, 6)))
+
     def descend(
         self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None, *, epochs: int | None = None
     ) -> None:

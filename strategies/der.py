@@ -10,7 +10,6 @@ stage, in which the head is learned anew on a balanced subset, by weight alignin
 from __future__ import annotations
 
 import copy
-import math
 from typing import Literal
 
 import torch
@@ -39,7 +38,7 @@ class DER(Strategy):
             images of each new class as are kept of an old one (the paper), ``align`` scales its new rows as weight
             aligning does (the toolboxes), ``none``.
         temperature: delta, by which scores are divided while the head is retrained.
-        retrain_epochs: of ``retrain``, as a share of the trainer's epochs; at least one epoch.
+        retrain_epochs: of ``retrain``, as a share of the trainer's epochs, rounded up.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class DER(Strategy):
             few = int(replay.counts(task.n_seen).max())
             chosen = [torch.nonzero(task.train.labels == c).flatten() for c in task.new]
             chosen = [index[torch.randperm(len(index))[:few]] for index in chosen]
-            epochs = max(1, math.ceil(self.retrain_epochs * trainer.epochs))
+            epochs = trainer.share(self.retrain_epochs)
             trainer.descend(self, task.train.subset(torch.cat(chosen)), replay, epochs=epochs)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

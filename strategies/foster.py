@@ -11,7 +11,6 @@ and counted. Scoring the pair means carrying it beside the compressed network.
 from __future__ import annotations
 
 import copy
-import math
 from typing import Literal
 
 import torch
@@ -33,24 +32,15 @@ class Pair(nn.Module):
     """The old backbone, a new one that starts as its copy, and one head on the features of both.
 
     Args:
-        model: the network so far; its head has rows for the new classes already.
-        n_old: K_old; these rows of its head become the pair's for the old features.
+        model: the network so far; its head, whose rows are the pair's for the old features, has grown already.
     """
 
-    def __init__(self, model: Network, n_old: int) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
-        width = model.num_features
         self.old = frozen_copy(model.backbone)
         self.new = copy.deepcopy(model.backbone)
-        self.head = LinearHead(width)
-        self.head.to(model.head.weight.device)
-        self.head.grow(n_old)
-        with torch.no_grad():
-            self.head.weight.copy_(model.head.weight[:n_old])
-            bias = getattr(model.head, "bias", None)
-            if self.head.bias is not None and bias is not None:
-                self.head.bias.copy_(bias[:n_old])
-        self.head.grow(model.head.n_classes - n_old, width)
+        self.head = copy.deepcopy(model.head)
+        self.head.grow(0, model.num_features)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2 D), the old backbone's first."""
@@ -68,7 +58,7 @@ class FOSTER(Strategy):
         keep: weight of the distillation of old scores while boosting.
         beta_boost: beta of the effective number of images by which scores are divided while boosting; 0 for none.
         beta_compress: beta of the weights of soft targets while compressing; 0 for none.
-        compress_epochs: of the compression, as a share of the trainer's epochs; at least one epoch.
+        compress_epochs: of the compression, as a share of the trainer's epochs, rounded up.
     """
 
     def __init__(
@@ -94,7 +84,7 @@ class FOSTER(Strategy):
     def grow(self, task: Task) -> None:
         super().grow(task)
         if task.n_old and self.scored == "boosted":
-            self.pair = Pair(self.model, task.n_old)
+            self.pair = Pair(self.model)
 
     def begin(self, task: Task) -> None:
         self.n_old, self.compressing = task.n_old, False
@@ -104,7 +94,7 @@ class FOSTER(Strategy):
         if self.helper is not None:
             self.helper.to(self.model.head.weight.device)
             self.helper.grow(task.n_seen)
-            self.pair = Pair(self.model, task.n_old)
+            self.pair = Pair(self.model)
             freeze(self.model)
 
     def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
@@ -123,8 +113,7 @@ class FOSTER(Strategy):
         freeze(self.helper)
         self.model.requires_grad_(True)
         self.weights = effective_weights(counts, self.beta_compress).to(device)
-        epochs = max(1, math.ceil(self.compress_epochs * trainer.epochs))
-        trainer.descend(self, task.train, replay, epochs=epochs)
+        trainer.descend(self, task.train, replay, epochs=trainer.share(self.compress_epochs))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         if self.pair is None or self.helper is None or self.old_head is None or self.weights is None:  # the first task

@@ -309,6 +309,23 @@ def test_the_parts_cut_before_the_last_stage():
     assert (other.shallow(x).shape, other.deep(other.shallow(x)).shape) == ((1, 256, 8, 8), (1, 512, 4, 4))
 
 
+def test_the_shallow_part_is_the_layers_before_the_cut():
+    x = torch.rand(2, 3, 16, 16)
+    net = stirred(resnet.cifar(14)).eval()
+    with torch.inference_mode():
+        maps = torch.relu(net.bn1(net.conv1(x)))
+        for block in (*net.stage1, *net.stage2):
+            maps = block(maps)
+        assert torch.equal(net.shallow(x), maps)
+        for name in ("convnet2", "convnet4"):
+            convolutional, maps = stirred(BACKBONES[name]()).eval(), x
+            for block in list(convolutional.blocks)[:-1]:
+                for layer in block:
+                    maps = layer(maps)
+            assert torch.equal(convolutional.shallow(x), maps)
+            assert convolutional.deep is list(convolutional.blocks)[-1]
+
+
 def test_pooling_is_the_mean_over_places():
     maps = torch.rand(2, 64, 3, 5)
     expected = [[float(np.mean(channel.double().numpy())) for channel in image] for image in maps]
