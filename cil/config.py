@@ -341,7 +341,7 @@ def check_keys(argv: Sequence[str]) -> None:
         if not has_value and index < len(words) and not words[index].startswith("--"):
             value, index = words[index], index + 1
         if key == "config":
-            for name, item in _dotted(_read(value)):
+            for name, item in dotted(_read(value)):
                 given.append((name, value))
                 _note_class(chosen, name, item)
         else:
@@ -394,13 +394,13 @@ def _parameters(owner: Any) -> list[str]:
     return names
 
 
-def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The keys that a YAML file sets, as a command line would write them; only classes and groups are opened."""
     for key, value in content.items():
         name = f"{prefix}{key}"
         opens = name in (*GROUPS, *CLASSES) or name in [f"{kind}.init_args" for kind in CLASSES]
         if isinstance(value, dict) and opens:
-            yield from _dotted(value, f"{name}.")
+            yield from dotted(value, f"{name}.")
         else:
             yield name, value
 

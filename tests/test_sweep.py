@@ -22,10 +22,10 @@ import yaml
 from rich.console import Console
 
 from cil import config
-from cil import sweep as sweeps
 from cil.errors import UserError
 from cil.evaluation import report
 from cil.folder import RunFolder
+from cil.sweep import command as sweeps  # which has the names of all its parts
 from scenarios.datasets import load
 from tools import sweep as tool
 from tools import train

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cil import config
 from cil.errors import UserError
-from cil.sweep import sweep
+from cil.sweep.command import sweep
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,91 @@
+"""What ``tools/sweep.py`` does: read, check, run what is left, and tell how it went."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cil.evaluation.report import percent
+from cil.sweep.file import count, read
+from cil.sweep.pool import Pool
+from cil.sweep.runs import Run, command, expand, naming
+
+
+def sweep(path: str, *, program: Path, console: Console, workers: int | None = None, dry_run: bool = False) -> int:
+    """Run what is left of a sweep.
+
+    Args:
+        path: its file.
+        program: ``tools/train.py``.
+        console: where to show progress and results.
+        workers: processes at a time instead of the file's.
+        dry_run: list the runs with their commands and states, and stop.
+
+    Returns:
+        Exit status: 0 if all runs are complete, 1 if any failed, 128 and the number of the signal that stopped it.
+
+    Raises:
+        UserError: a mistake in the file or in any run's options; nothing was started.
+    """
+    asked = read(path)
+    workers = asked.workers if workers is None else count("--workers", workers)
+    runs = expand(asked)
+    states = {}
+    for run in runs:
+        with naming(run.name):
+            states[run.name] = run.state()
+    counts = [f"{list(states.values()).count(state)} {state}" for state in ("done", "to resume", "to run")]
+    if dry_run:
+        for run in runs:
+            holder = run.folder.holder()
+            told = f"{states[run.name]:<10}{run.name}" + (f", in use by {holder}" if holder else "")
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+            console.print(f"    {command(run)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{len(runs)} runs: {', '.join(counts)}", highlight=False)
+        return 0
+    left = [run for run in runs if states[run.name] != "done"]
+    workers = workers or max(1, _cores() // max(run.threads for run in runs))
+    console.print(f"{len(runs)} runs: {', '.join(counts)}; {workers} at a time", highlight=False)
+    pool = Pool(program, workers, console)
+    pool.work(left, done=len(runs) - len(left))
+    if pool.signal is not None:
+        stopped = f"interrupted, {len(pool.jobs)} runs stopped" if pool.jobs else "interrupted"
+        console.print(f"{stopped}; the same command goes on with them", highlight=False, soft_wrap=True)
+        return 128 + pool.signal
+    console.print(table(runs))
+    for name, (why, *tail) in pool.failed.items():
+        console.print(f"{name} failed: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
+        for line in tail:
+            console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+    if pool.failed:
+        console.print(f"{len(pool.failed)} of {len(runs)} runs failed; the same command tries them again")
+    compare = ["python", "tools/compare.py", str(asked.out), "--out", str(asked.out / "report")]
+    console.print(f"compare them with: {shlex.join(compare)}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if pool.failed else 0
+
+
+def table(runs: Iterable[Run]) -> Table:
+    """Seeds done and mean average accuracy of each protocol, budget and method."""
+    cells: dict[tuple[str, str, str], list[float | None]] = {}
+    for run in runs:
+        cells.setdefault((run.protocol, run.budget, run.method), []).append(run.average())
+    out = Table()
+    for name in ("protocol", "budget", "method"):
+        out.add_column(name)
+    for name in ("seeds done", "average accuracy %"):
+        out.add_column(name, justify="right")
+    for place, averages in cells.items():
+        done = [value for value in averages if value is not None]
+        mean = percent(sum(done) / len(done) if done else None)
+        out.add_row(*place, f"{len(done)} of {len(averages)}", mean)
+    return out
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

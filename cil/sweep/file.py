@@ -1,0 +1,228 @@
+"""The file of a sweep: its keys, and what they ask for. Options of runs are checked later, with the runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cil import config as cfg
+from cil.errors import UserError, unknown
+
+KEYS = ("out", "protocols", "methods", "budgets", "seeds", "set", "workers", "threads")
+
+Options = dict[str, Any]  # dotted, as on the command line of a run
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Files and options that every method shares."""
+
+    name: str
+    files: tuple[str, ...]
+    options: Options
+
+
+@dataclass(frozen=True)
+class Method:
+    """Files and options of a method, and the budgets it is run at.
+
+    With a ``memory`` of its own it is run once for each seed, whatever the budgets.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    options: Options
+    budgets: tuple[str, ...]
+    memory: Options | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Options of the memory, and further options for single methods at this budget."""
+
+    name: str
+    memory: Options
+    methods: dict[str, Options]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a file asks for, its names checked and its options not yet."""
+
+    out: Path
+    protocols: tuple[Protocol, ...]
+    methods: tuple[Method, ...]
+    budgets: tuple[Budget, ...]
+    seeds: tuple[int, ...]
+    options: Options
+    workers: int | None
+    threads: int
+
+
+def read(path: str) -> Sweep:
+    """Read the file of a sweep.
+
+    Args:
+        path: of the YAML file; ``docs/sweeps.md`` lists its keys.
+
+    Raises:
+        UserError: it cannot be read, or a key, a name or a value in it makes no sense.
+    """
+    content = _load(path)
+    where = Path(path).name
+    _refuse_unknown(where, content, KEYS)
+    for key in ("out", "protocols", "methods"):
+        if not content.get(key):
+            raise UserError(f"{where}: '{key}' is missing")
+    budgets = tuple(_budgets(f"{where}: budgets", content.get("budgets")))
+    names = [budget.name for budget in budgets]
+    protocols = tuple(
+        Protocol(str(name), *_part(f"{where}: protocols.{name}", value))
+        for name, value in _mapping(f"{where}: protocols", content["protocols"]).items()
+    )
+    methods = tuple(
+        _method(f"{where}: methods.{name}", str(name), value, names)
+        for name, value in _mapping(f"{where}: methods", content["methods"]).items()
+    )
+    legal = [method.name for method in methods]
+    for budget in budgets:
+        _refuse_unknown(f"{where}: budgets: {budget.name}: methods", budget.methods, legal)
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise UserError(f"{where}: seeds: a list of whole numbers, not {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: seeds: {seeds} names a seed twice")
+    return Sweep(
+        out=Path(str(content["out"])),
+        protocols=protocols,
+        methods=methods,
+        budgets=budgets,
+        seeds=tuple(seeds),
+        options=_options(f"{where}: set", content.get("set", {})),
+        workers=None if content.get("workers") is None else count(f"{where}: workers", content["workers"]),
+        threads=count(f"{where}: threads", content.get("threads", 1)),
+    )
+
+
+class _Unique(cfg.Loader):
+    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, _Unique)
+    except OSError as error:
+        raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {path} cannot be used: {' '.join(str(error).split())}") from error
+    return _mapping(f"--config: {path}", content)
+
+
+def _part(where: str, value: Any, more: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Options]:
+    """Files and options of a protocol or a method; without ``more`` legal keys, all others are options."""
+    if isinstance(value, str):
+        return (value,), {}
+    if isinstance(value, list) and value and all(isinstance(file, str) for file in value):
+        return tuple(value), {}
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: a file, a list of files or a mapping, not {value!r}")
+    rest = {key: item for key, item in value.items() if key not in ("config", "set")}
+    if more is not None:
+        _refuse_unknown(where, rest, ("config", "set", *more))
+        rest = {}
+    files = _part(f"{where}.config", value["config"])[0] if value.get("config") else ()
+    return files, {**_options(where, rest), **_options(f"{where}.set", value.get("set", {}))}
+
+
+def _method(where: str, name: str, value: Any, budgets: list[str]) -> Method:
+    files, options = _part(where, value, more=("memory", "budgets", "except"))
+    rest = value if isinstance(value, dict) else {}
+    chosen = {}
+    for key, default in (("budgets", budgets), ("except", [])):
+        chosen[key] = rest.get(key, default)
+        if not isinstance(chosen[key], list):
+            raise UserError(f"{where}.{key}: a list of names of budgets, not {chosen[key]!r}")
+        chosen[key] = [str(budget) for budget in chosen[key]]
+        _refuse_unknown(f"{where}.{key}", chosen[key], budgets)
+    allowed = tuple(budget for budget in budgets if budget in chosen["budgets"] and budget not in chosen["except"])
+    memory = _memory(f"{where}.memory", rest["memory"]) if "memory" in rest else None
+    return Method(name, files, options, allowed, memory)
+
+
+def _budgets(where: str, value: Any) -> Iterator[Budget]:
+    if value is None:
+        yield Budget("protocol", {}, {})  # the memory that each protocol states
+        return
+    if not isinstance(value, (list, dict)) or not value:
+        raise UserError(f"{where}: a list of budgets, or a mapping from names to budgets, not {value!r}")
+    seen = set()
+    for name, item in value.items() if isinstance(value, dict) else [(None, item) for item in value]:
+        options = dict(item) if isinstance(item, dict) else {}
+        own = options.pop("methods", {})
+        given = options.pop("name", None)
+        memory = _memory(f"{where}: {name or given or item}", options if isinstance(item, dict) else item)
+        title = str(name or given or named(memory))
+        if title in seen:
+            raise UserError(f"{where}: two are called '{title}'; give them a `name`")
+        seen.add(title)
+        further = {
+            str(method): _options(f"{where}: {title}: methods.{method}", more)
+            for method, more in _mapping(f"{where}: {title}: methods", own).items()
+        }
+        yield Budget(title, memory, further)
+
+
+def _memory(where: str, value: Any) -> Options:
+    """Options of the memory, without ``memory.``; a bare value is a budget in bytes."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return {"budget": value}
+    return {str(key): item for key, item in _mapping(where, value).items()}
+
+
+def named(memory: Options) -> str:
+    """The name of a budget that was given none, made of its options: ``exemplars-100``, ``60KiB-align-final``."""
+    words = [str(memory["budget"])] if "budget" in memory else []
+    words += [f"{key}-{value}" for key, value in memory.items() if key != "budget"]
+    return "-".join(words) or "protocol"
+
+
+def _options(where: str, value: Any) -> Options:
+    """Options of ``tools/train.py``, dotted; those that a sweep sets itself are refused."""
+    options = {str(key): item for key, item in cfg.dotted(_mapping(where, {} if value is None else value))}
+    for key in options:
+        if key in ("seed", "run_dir", "resume", "overwrite", "dry_run", "config", "print_config"):
+            raise UserError(f"{where}: a sweep sets '{key}' itself for each run")
+    return options
+
+
+def _mapping(where: str, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: must hold keys and values, not {value!r}")
+    return value
+
+
+def count(where: str, value: Any) -> int:
+    """A whole number >= 1; ``where`` names the key in the error."""
+    if type(value) is not int or value < 1:
+        raise UserError(f"{where}: {value!r} must be a whole number >= 1")
+    return value
+
+
+def _refuse_unknown(where: str, names: Iterable[Any], legal: Iterable[str]) -> None:
+    for name in names:
+        if name not in legal:
+            raise unknown(where, str(name), legal)
