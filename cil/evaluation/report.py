@@ -189,7 +189,7 @@ def terminal(content: dict[str, Any]) -> Group:
 
 def markdown(content: dict[str, Any]) -> str:
     """``report.md``: every evaluator's accuracy matrix and metrics, the bytes, and how to run it again."""
-    lines = [f"# {content['strategy']} on {content['scenario']['name']}", ""]
+    lines = [f"# {content['name']} on {content['scenario']['name']}", ""]
     if content["out_of_budget"]:
         lines += ["Keeps all images: an upper bound, outside any memory budget.", ""]
     for evaluator in content["accuracy"]:
@@ -199,19 +199,28 @@ def markdown(content: dict[str, Any]) -> str:
         lines += _markdown_table(header, rows)
         scores = content["metrics"][evaluator]
         lines += ["", *(f"- {name}: {percent(scores[key])} %" for key, name in SUMMARY), ""]
-    header = ["after task", "parameters", "buffers", "exemplars", "labels", "strict MiB", "paper MiB", "seconds"]
+    kinds = ("backbone", "head", "normalisation", "statistics", "exemplars", "labels", "lengths")
+    beside = ["training only", "read to predict", "strict MiB", "paper MiB", "seconds"]
     rows = [
         [
             str(task["task"] + 1),
-            *(str(task["bytes"][key]) for key in ("parameters", "buffers", "exemplars", "labels")),
+            *(str(task["bytes"][key]) for key in kinds),
+            str(sum(task["training_bytes"].values())),
+            str(task["inference_bytes"]),
             *(f"{task['bytes'][key] / MIB:.3f}" for key in ("strict", "paper")),
             f"{task['seconds']:.1f}",
         ]
         for task in content["tasks"]
     ]
-    lines += ["## Carried between tasks, in bytes", "", *_markdown_table(header, rows), ""]
+    lines += ["## Carried between tasks, in bytes", ""]
+    if content["budget"]:
+        own = content["budget"]
+        told = f"{own['text']}: {own['bytes']} bytes, counted as `{own['convention']}`, aligned `{own['align']}`"
+        lines += [f"Budget {told}.", ""]
+    lines += [*_markdown_table(["after task", *kinds, *beside], rows), ""]
     lines += [
-        "`strict` counts every carried byte; `paper` counts float32 backbone parameters and raw images alone.",
+        "`strict` counts every carried byte; `paper` counts float32 backbone parameters and exemplar images alone. "
+        "`training only`, teachers, the optimiser's state and decoded exemplars, is in neither.",
         "",
         "## Run again",
         "",
