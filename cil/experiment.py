@@ -78,6 +78,12 @@ class Experiment:
                 f"evaluators: nearest means of exemplars need exemplars; memory has none and {name} is scored by "
                 f"'{strategy.evaluator}', the run by {', '.join(self.evaluators) or 'default'}"
             )
+        share = self.memory.quota(self.scenario.n_classes)
+        if self.keeps_exemplars(strategy) and share == 0 and self.memory.selection != "reservoir":
+            raise UserError(
+                f"memory.exemplars: {self.memory.exemplars} is less than one for each of the "
+                f"{self.scenario.n_classes} classes; give 0, or {self.scenario.n_classes} and more"
+            )
         self.place(0)
         self.memory.make_codec(self.scenario.image_shape)
         self.limits()

@@ -214,7 +214,8 @@ class Trainer:
             strategy: what learns; its ``loss`` is minimised over its ``parameter_groups``.
             data: new images.
             replay: exemplars, or None.
-            epochs: passes of this stage, over which the schedule stretches; None: the trainer's own.
+            epochs: passes of this stage; cosine schedules, and milestones that are fractions, stretch over them.
+                None: the trainer's own.
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.

@@ -105,6 +105,6 @@ class DER(Strategy):
         return learn + self.auxiliary * F.cross_entropy(self.helper(own), auxiliary_targets(y, self.n_old))
 
     def end(self, task: Task) -> None:
-        if task.n_old and self.balance == "align":
+        if task.n_old and task.n_new and self.balance == "align":
             align(self.model.head.weight, task.n_old)
         self.helper = None  # not carried, not charged

@@ -97,6 +97,6 @@ class MEMO(Strategy):
         return learn + self.auxiliary * F.cross_entropy(self.helper(own), auxiliary_targets(y, self.n_old))
 
     def end(self, task: Task) -> None:
-        if task.n_old and self.align:
+        if task.n_old and task.n_new and self.align:
             align(self.model.head.weight, task.n_old)
         self.helper = None  # not carried, not charged

@@ -67,7 +67,7 @@ class WA(Strategy):
 
     def end(self, task: Task) -> None:
         self.clip()
-        if task.n_old:
+        if task.n_old and task.n_new:
             head = self.model.head
             gamma = align(head.weight, task.n_old, only_shrink=self.only_shrink)
             if self.scale_bias and isinstance(head, LinearHead) and head.bias is not None:

@@ -332,3 +332,10 @@ def test_the_numbers_of_a_ledger_add_up():
             assert own["strict"] == own["parameters"] + own["buffers"] + rest
             assert own["paper"] == own["backbone"] + own["exemplars"]
             assert np.isfinite(record["inference_bytes"])
+
+
+def test_less_than_one_exemplar_for_each_class_is_refused():
+    with pytest.raises(UserError, match="5 is less than one for each of the 6 classes"):
+        small_experiment("replay", Memory(exemplars=5)).check()
+    small_experiment("replay", Memory(exemplars=6)).check()
+    small_experiment("replay", Memory(exemplars=5, selection="reservoir")).check()

@@ -193,6 +193,8 @@ def test_items_are_restored_with_the_tables_that_they_were_stored_with():
     one, other = make_codec("jpeg", (3, 16, 16), 30), make_codec("jpeg", (3, 16, 16), 90)
     items = one.encode(images)
     assert np.array_equal(other.decode(other.unpack(one.pack(items))), one.decode(items))
+    with pytest.raises(UserError, match="other tables"):
+        other.encode(images)
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------

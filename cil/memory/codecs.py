@@ -145,7 +145,7 @@ class _Files:
         self.shared = tensors["shared"].numpy().tobytes() or self.shared
         stops = np.cumsum(tensors["lengths"].numpy().astype(np.int64))
         data = tensors["data"].numpy().tobytes()
-        return _objects([data[start:stop] for start, stop in zip([0, *stops[:-1]], stops, strict=True)])
+        return _objects([data[start:stop] for start, stop in zip([0, *stops], stops, strict=False)])
 
     def _save(self, image: np.ndarray) -> bytes:
         out = io.BytesIO()
@@ -160,7 +160,7 @@ class _Files:
 
 
 class Lossless(_Files):
-    """PNG or lossless WebP: every pixel comes back. Images of 16 pixels or less may take more bytes than raw ones.
+    """PNG or lossless WebP: every pixel comes back. Tiny images and noise may take more bytes than raw ones.
 
     Args:
         name: ``png`` or ``webp``.
@@ -189,7 +189,11 @@ class Jpeg(_Files):
         self.shared = file[: scan + 2 + int.from_bytes(file[scan + 2 : scan + 4], "big")]
 
     def _strip(self, file: bytes) -> bytes:
-        assert file.startswith(self.shared) and file.endswith(END_OF_IMAGE), "the tables differ between images"
+        if not (file.startswith(self.shared) and file.endswith(END_OF_IMAGE)):
+            raise UserError(
+                "memory.codec: the JPEG exemplars kept so far have other tables than this installation of Pillow "
+                "writes, so none can be added to them; go on with the Pillow that wrote them"
+            )
         return file[len(self.shared) : -len(END_OF_IMAGE)]
 
     def _restore(self, item: bytes) -> bytes:

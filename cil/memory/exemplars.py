@@ -240,9 +240,11 @@ class Exemplars:
             room: bytes for all exemplars, in the memory's convention; given if and only if the memory has a budget.
         """
         assert (room is None) == (self.memory.budget is None), "a budget comes with room for exemplars"
-        if self.memory.empty or room == 0:
+        if self.memory.empty:
             return
-        if self.memory.selection == "reservoir":
+        if room is not None and room <= 0:
+            self.items, self.labels = self.items[:0], self.labels[:0]
+        elif self.memory.selection == "reservoir":
             self._reservoir(task.train, generator)
         else:
             self._by_class(task, features, generator, room)
