@@ -141,6 +141,13 @@ def test_methods_without_a_choice_of_exemplars_run_once_for_each_seed(tmp_path):
     assert [options(run).memory.exemplars for run in runs[::2]] == [0, 20, "all", None]
 
 
+def test_a_budget_may_have_seeds_of_its_own(tmp_path):
+    runs = expand(tmp_path, budgets=[{"exemplars": 20, "seeds": [3, 4]}, {"exemplars": 30}], seeds=[0])
+    assert [(run.budget, run.seed) for run in runs] == [("exemplars-20", 3), ("exemplars-20", 4), ("exemplars-30", 0)]
+    with pytest.raises(UserError, match=r"exemplars-20: seeds: \[3, 3\] names a seed twice"):
+        expand(tmp_path, budgets=[{"exemplars": 20, "seeds": [3, 3]}])
+
+
 def test_bytes_are_passed_through(tmp_path):
     methods = {"finetune": method("finetune"), "replay": method("replay")}
     budgets = ["160KiB", 300000, {"budget": "0.2MiB", "align": "always"}]

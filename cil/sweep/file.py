@@ -43,11 +43,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Budget:
-    """Options of the memory, and further options for single methods at this budget."""
+    """Options of the memory; for this budget alone, further options of single methods, and seeds."""
 
     name: str
     memory: Options
     methods: dict[str, Options]
+    seeds: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,12 @@ def read(path: str) -> Sweep:
     legal = [method.name for method in methods]
     for budget in budgets:
         _refuse_unknown(f"{where}: budgets: {budget.name}: methods", budget.methods, legal)
-    seeds = content.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
-        raise UserError(f"{where}: seeds: a list of whole numbers, not {seeds!r}")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: seeds: {seeds} names a seed twice")
     return Sweep(
         out=Path(str(content["out"])),
         protocols=protocols,
         methods=methods,
         budgets=budgets,
-        seeds=tuple(seeds),
+        seeds=_seeds(f"{where}: seeds", content.get("seeds", [0])),
         options=_options(f"{where}: set", content.get("set", {})),
         workers=None if content.get("workers") is None else count(f"{where}: workers", content["workers"]),
         threads=count(f"{where}: threads", content.get("threads", 1)),
@@ -165,7 +161,7 @@ def _method(where: str, name: str, value: Any, budgets: list[str]) -> Method:
 
 def _budgets(where: str, value: Any) -> Iterator[Budget]:
     if value is None:
-        yield Budget("protocol", {}, {})  # the memory that each protocol states
+        yield Budget("protocol", {}, {}, None)  # the memory that each protocol states
         return
     if not isinstance(value, (list, dict)) or not value:
         raise UserError(f"{where}: a list of budgets, or a mapping from names to budgets, not {value!r}")
@@ -174,6 +170,7 @@ def _budgets(where: str, value: Any) -> Iterator[Budget]:
         options = dict(item) if isinstance(item, dict) else {}
         own = options.pop("methods", {})
         given = options.pop("name", None)
+        seeds = options.pop("seeds", None)
         memory = _memory(f"{where}: {name or given or item}", options if isinstance(item, dict) else item)
         title = str(name or given or named(memory))
         if title in seen:
@@ -183,7 +180,8 @@ def _budgets(where: str, value: Any) -> Iterator[Budget]:
             str(method): _options(f"{where}: {title}: methods.{method}", more)
             for method, more in _mapping(f"{where}: {title}: methods", own).items()
         }
-        yield Budget(title, memory, further)
+        chosen = None if seeds is None else _seeds(f"{where}: {title}: seeds", seeds)
+        yield Budget(title, memory, further, chosen)
 
 
 def _memory(where: str, value: Any) -> Options:
@@ -213,6 +211,14 @@ def _mapping(where: str, value: Any) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: must hold keys and values, not {value!r}")
     return value
+
+
+def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise UserError(f"{where}: a list of whole numbers, not {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: {seeds} names a seed twice")
+    return tuple(seeds)
 
 
 def count(where: str, value: Any) -> int:

@@ -74,8 +74,8 @@ def expand(sweep: Sweep) -> list[Run]:
     runs: list[Run] = []
     places: dict[str, str] = {}  # folder -> run
     for protocol in sweep.protocols:
-        for budget, method, argv in _cells(sweep, protocol):
-            for run in _seeds(sweep, (protocol.name, budget, method), argv):
+        for budget, method, seeds, argv in _cells(sweep, protocol):
+            for run in _seeded(sweep, (protocol.name, budget, method), seeds, argv):
                 place = str(run.folder.path).lower()  # some file systems do not tell upper from lower case
                 if place in places:
                     raise UserError(
@@ -89,8 +89,8 @@ def expand(sweep: Sweep) -> list[Run]:
     return runs
 
 
-def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, list[str]]]:
-    """Budget, method and command line of each cell of a protocol; a method outside all budgets comes at its first."""
+def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, tuple[int, ...], list[str]]]:
+    """Budget, method, seeds and command line of each cell; a method outside all budgets comes at its first."""
     common = [*_files(protocol.files), *_words(protocol.options)]
     heads, kinds, stated = {}, {}, {}
     for method in sweep.methods:
@@ -123,13 +123,13 @@ def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, list[st
             argv = [*heads[method.name], *_words(options), *_words(further)]
             if "threads" not in {**protocol.options, **sweep.options, **method.options, **further}:
                 argv += ["--threads", str(sweep.threads)]
-            yield name, method.name, argv
+            yield name, method.name, budget.seeds or sweep.seeds, argv
 
 
-def _seeds(sweep: Sweep, place: tuple[str, str, str], argv: list[str]) -> Iterator[Run]:
+def _seeded(sweep: Sweep, place: tuple[str, str, str], seeds: tuple[int, ...], argv: list[str]) -> Iterator[Run]:
     """The runs of a cell. They differ in the seed alone, so the command line is checked once."""
     parsed = None
-    for seed in sweep.seeds:
+    for seed in seeds:
         folder = sweep.out.joinpath(*map(_safe, place), f"seed{seed}")
         full = [*argv, "--seed", str(seed), "--run_dir", str(folder), "--resume"]
         if parsed is None:
