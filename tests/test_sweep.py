@@ -386,7 +386,9 @@ def test_a_terminal_shows_what_runs_and_how_far_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_processes_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_ends_the_processes_and_says_how_to_go_on(tmp_path, number, request):
+    former = signal.signal(number, signal.default_int_handler)  # the tests may have been started with Ctrl-C ignored
+    request.addfinalizer(lambda: signal.signal(number, former))
     sweep = Pretence(tmp_path, [0, 1, 2], workers=2)
     before = signal.getsignal(number)
     status = sweep(f"if seed == 1: time.sleep(0.5); os.kill(os.getppid(), {int(number)})\ntime.sleep(60)")
