@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.checkpoint import Checkpoints
-from cil.data import Dataset, ImageSet
+from cil.data import Dataset, FeatureSet, ImageSet
 from cil.errors import UserError
 from cil.evaluation.accuracy import Predictions, evaluate
 from cil.experiment import Experiment, plan
@@ -155,7 +155,8 @@ class Lab:
         init_args: dict[str, Any] | None = None,
         backbone: Callable[..., nn.Module] = TinyNet,
     ) -> None:
-        self.strategy, self.init_args, self.backbone = strategy, init_args or {}, backbone
+        small = {strategy.sized_by: 32} if strategy.sized_by else {}  # what a budget would decide
+        self.strategy, self.init_args, self.backbone = strategy, small | (init_args or {}), backbone
         self._traces: dict[tuple[Any, ...], list[Moment]] = {}
 
     def network(self) -> Network:
@@ -231,7 +232,12 @@ class WatchingTrainer(Trainer):
         self.__dict__.update(copy.copy(like).__dict__)
 
     def descend(
-        self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None, *, epochs: int | None = None
+        self,
+        strategy: Strategy,
+        data: ImageSet | FeatureSet,
+        replay: ImageSet | None = None,
+        *,
+        epochs: int | None = None,
     ) -> None:
         before = {name: tensor.clone() for name, tensor in frozen(strategy).items()}
         super().descend(strategy, data, replay, epochs=epochs)

@@ -126,6 +126,29 @@ class Joined(ImageSet):
         return Joined(*(part.relabel(mapping) for part in self._parts))
 
 
+class FeatureSet:
+    """Labelled features that a strategy has computed, for a stage of gradient descent on them alone.
+
+    ``Trainer.descend`` reads it as it reads images; nothing is augmented, and ``loss`` gets features (B, D).
+
+    Args:
+        features: (N, D) floats.
+        labels: int64 (N,).
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        if len(features) != len(labels):
+            raise ValueError(f"{len(features)} features but {len(labels)} labels")
+        self.features, self.labels = features, labels.cpu()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """The features at these positions, (B, D)."""
+        return self.features[index.to(self.features.device)]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set as it was published: two splits, original labels, names.

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from cil.checkpoint import Checkpoints
 from cil.data import ImageSet
 from cil.evaluation import metrics
-from cil.evaluation.accuracy import Predictions, evaluate, features_of
+from cil.evaluation.accuracy import Predictions, evaluate
 from cil.experiment import Experiment
+from cil.inference import features_of
 from cil.memory.budget import assert_kept
 from cil.memory.exemplars import Exemplars
 from cil.memory.ledger import Bytes, inference_bytes, measure_run

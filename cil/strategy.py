@@ -39,6 +39,7 @@ class Strategy(nn.Module):
         needs_all_data: the method trains on all data of the past, as upper bounds do; it needs
             ``memory.exemplars: all``.
         needs: what the backbone must offer, a runtime Protocol.
+        sized_by: the hyper-parameter that a budget decides when it is null, such as the width of a layer; None: none.
         evaluator: the evaluator whose accuracy is the method's own: ``linear`` or ``nearest_mean``.
         label_smoothing: set by the trainer from its own option; used by :meth:`classification`.
 
@@ -49,6 +50,7 @@ class Strategy(nn.Module):
     exemplar_free: ClassVar[bool] = False
     needs_all_data: ClassVar[bool] = False
     needs: ClassVar[type] = Backbone
+    sized_by: ClassVar[str | None] = None
     evaluator: ClassVar[str] = "linear"
     label_smoothing: float = 0.0
 

@@ -23,13 +23,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
+from cil import distributed
 from cil.augmentation import Bound
-from cil.data import ImageSet, Joined
+from cil.data import FeatureSet, ImageSet, Joined
 from cil.errors import UserError, unknown
+from cil.inference import BATCH, passes
 from cil.memory.ledger import size, state_bytes
 from cil.ops.freezing import train_mode
 from cil.seeds import generator, seeded
@@ -206,14 +209,19 @@ class Trainer:
         return max(1, math.ceil(round(part * self.epochs, 6)))
 
     def descend(
-        self, strategy: Strategy, data: ImageSet, replay: ImageSet | None = None, *, epochs: int | None = None
+        self,
+        strategy: Strategy,
+        data: ImageSet | FeatureSet,
+        replay: ImageSet | None = None,
+        *,
+        epochs: int | None = None,
     ) -> None:
         """Minimise the strategy's loss over new data and exemplars, shuffled together, for ``epochs`` passes.
 
         Args:
             strategy: what learns; its ``loss`` is minimised over its ``parameter_groups``.
-            data: new images.
-            replay: exemplars, or None.
+            data: new images, or features that the strategy has computed.
+            replay: exemplars, or None; not beside features.
             epochs: passes of this stage; cosine schedules, and milestones that are fractions, stretch over them.
                 None: the trainer's own.
 
@@ -222,7 +230,11 @@ class Trainer:
             RuntimeError: the trainer was not given a place by ``at``.
         """
         place = self._placed()
-        both = Joined(data, replay) if replay is not None and len(replay) else data
+        both = data
+        if replay is not None and len(replay):
+            if isinstance(data, FeatureSet):
+                raise ValueError("exemplars are images and cannot be mixed with features")
+            both = Joined(data, replay)
         stage, self.stage = self.stage, self.stage + 1
         optimizer = self.make_optimizer(strategy)
         strategy.label_smoothing = self.label_smoothing
@@ -243,7 +255,33 @@ class Trainer:
             strategy.eval()
             self.seconds += time.perf_counter() - begin
 
-    def run_epoch(self, strategy: Strategy, data: ImageSet, optimizer: Optimizer, stage: int, epoch: int) -> float:
+    @torch.no_grad()
+    def extract(self, strategy: Strategy, data: ImageSet) -> tuple[Tensor, Tensor]:
+        """Features of images as they are tested, without augmentation, in their order, and their labels.
+
+        With several processes, of each process's own share.
+
+        Args:
+            strategy: whose ``features`` are computed, in eval mode.
+            data: new images.
+
+        Returns:
+            float32 (N, D) and int64 (N,), on the run's device.
+        """
+        place, begin = self._placed(), time.perf_counter()
+        own = data if distributed.world_size() == 1 else data.subset(np.arange(len(data))[distributed.share(len(data))])
+        place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / BATCH))
+        parts = []
+        for features, _ in passes(strategy, own, place, need_scores=False):
+            parts.append(features.clone())  # out of inference mode, so that a later stage may learn from them
+            place.watcher.step_done()
+        self.images += len(own)
+        self.seconds += time.perf_counter() - begin
+        return torch.cat(parts), own.labels.to(place.device)
+
+    def run_epoch(
+        self, strategy: Strategy, data: ImageSet | FeatureSet, optimizer: Optimizer, stage: int, epoch: int
+    ) -> float:
         """One pass over the data; the mean loss of its steps. Its draws depend on seed, task, stage and epoch alone."""
         place = self._placed()
         scale = self.lr_scale(epoch)
@@ -256,7 +294,9 @@ class Trainer:
         total = torch.zeros((), device=place.device)
         with seeded(place.seed, "network", place.task, stage, epoch):
             for step, index in enumerate(batches):
-                x = place.augmentation.train(data.gather(index).to(place.device), draws)  # (B, C, H, W)
+                x = data.gather(index).to(place.device)
+                if isinstance(data, ImageSet):
+                    x = place.augmentation.train(x, draws)  # (B, C, H, W)
                 y = data.labels[index].to(place.device)  # (B,)
                 loss = self.train_step(strategy, x, y, optimizer)
                 if not torch.isfinite(loss):

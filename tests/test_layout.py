@@ -63,7 +63,7 @@ def test_avalanche_is_imported_only_when_used():
 
 
 def test_every_configuration_is_known_here():
-    assert len(CONFIGS) == 20
+    assert len(CONFIGS) == 29
     assert len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + len(SWEEPS) + 1  # the quickstart stands alone
     assert {path.stem for path in STRATEGIES} == set(config.strategies())
 

@@ -7,7 +7,6 @@ each exemplar with its mirror image first, as the original implementation did.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cil.data import ImageSet
+from cil.inference import features_of, passes
 from cil.memory.exemplars import Exemplars
 from cil.strategy import Strategy
 from cil.trainer import Place
 
 EVALUATORS = ("linear", "nearest_mean", "nearest_mean_flip")
-BATCH = 256
 
 
 @dataclass
@@ -35,39 +34,6 @@ class Predictions:
 
     confusion: np.ndarray
     top5: float
-
-
-@torch.inference_mode()
-def passes(
-    strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False, need_scores: bool = True
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features (B, D) and scores (B, K) of a set, batch by batch, in eval mode; the features are computed once.
-
-    Args:
-        strategy: put into eval mode.
-        data: images.
-        place: augmentation, device and precision of the run.
-        flip: mirror the images first.
-        need_scores: False leaves the scores empty (B, 0).
-    """
-    strategy.eval()
-    # forward() may do more than score the features; only the inherited one is known to split in two.
-    splits = type(strategy).forward is Strategy.forward
-    for start in range(0, len(data), BATCH):
-        x = place.augmentation.test(data.gather(slice(start, start + BATCH)).to(place.device))
-        x = x.flip(3) if flip else x
-        with place.autocast():
-            features = strategy.features(x)
-            if not need_scores:
-                scores = features.new_empty(len(x), 0)
-            else:
-                scores = strategy.scores(features) if splits else strategy(x)
-        yield features.float(), scores.float()
-
-
-def features_of(strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False) -> Tensor:
-    """The current features of a set of images, without augmentation: (N, D) on the run's device."""
-    return torch.cat([features for features, _ in passes(strategy, data, place, flip=flip, need_scores=False)])
 
 
 def class_means(strategy: Strategy, exemplars: Exemplars, n_seen: int, place: Place, *, flip: bool = False) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cil.memory.exemplars import LABEL_BYTES, Exemplars
 from cil.nets.heads import CosineHead, LinearHead
+from cil.ops.statistics import Statistics
 from cil.strategy import Strategy
 
 MIB = 2**20
@@ -71,9 +72,9 @@ def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_by
         counted.add(id(tensor))
         owner = owners[name.rpartition(".")[0]]
         learned = isinstance(tensor, nn.Parameter)
-        if id(owner) in heads:
+        if id(owner) in heads or (isinstance(owner, Statistics) and name.rpartition(".")[2] in owner.head_buffers):
             category = "head"
-        elif owner is strategy:
+        elif owner is strategy or isinstance(owner, Statistics):
             category = "statistics"
         else:
             category = "backbone" if learned else "normalisation"

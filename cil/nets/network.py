@@ -64,6 +64,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.make = make
+        self.frozen = False
 
     @property
     def num_features(self) -> int:

@@ -1,0 +1,135 @@
+"""Strategies on a frozen backbone: each image is looked at once, and what is carried is learned from its features."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.data import ImageSet
+from cil.nets.network import Network
+from cil.ops.freezing import freeze
+from cil.ops.ridge import Ridge, Samples
+from cil.ops.statistics import Statistics
+from cil.scenario import Task
+from cil.strategy import Strategy
+from cil.trainer import Trainer
+
+CHUNK = 2048  # samples whose expanded features are held at once
+
+
+class Frozen(Strategy):
+    """Learn the backbone in the first task, if it is not frozen already; then learn from its features alone.
+
+    A subclass says in :meth:`observe` what it takes from the features of a task, and in ``scores`` how it predicts. The
+    network's own head stays without classes; a linear head helps the backbone learn and is dropped.
+    """
+
+    exemplar_free: ClassVar[bool] = True
+
+    def grow(self, task: Task) -> None:
+        """Make room for what is carried; nothing by default, the network's own head is not used."""
+
+    def begin(self, task: Task) -> None:
+        self.helper: nn.Module | None = None
+        if task.index or self.model.frozen:
+            freeze(self.model.backbone)
+        else:
+            self.helper = copy.deepcopy(self.model.head)
+            self.helper.grow(task.n_new)
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        if self.helper is not None:
+            trainer.descend(self, task.train)
+            freeze(self.model.backbone)
+            self.helper = None
+        features, labels = trainer.extract(self, task.train)  # (N, D), (N,)
+        self.observe(task, features, labels, trainer)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        assert self.helper is not None, "only the first task learns by gradients"
+        return self.classification(self.helper(self.features(x)), y)
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        """Learn from a task's features.
+
+        Args:
+            task: what is learned.
+            features: float32 (N, D), in the order of the task's images; with several processes, of one's own share.
+            labels: int64 (N,).
+            trainer: for a stage of gradient descent on features.
+        """
+        raise NotImplementedError
+
+
+class Analytic(Frozen):
+    """Expand the features by a fixed map, and solve a ridge regression of all one-hot labels so far.
+
+    Args:
+        model: backbone and head without classes.
+        width: M, features after the expansion; null: the most that ``memory.budget`` allows.
+        gamma: the ridge penalty.
+        storage: of the M x M matrix that is carried: ``packed`` (one triangle) or ``full``.
+        solver: ``accumulated`` (add up X^T X, solve once a task), ``recursive`` (update its inverse for each batch), or
+            ``auto``, what is cheaper; the weights are the same.
+        products: ``float64``; ``float32`` for products of samples, added up in float64; ``auto``: the second where
+            rounding changes the weights by less than 2e-6 (relative) in a task, else the first.
+    """
+
+    sized_by: ClassVar[str | None] = "width"
+
+    def __init__(
+        self,
+        model: Network,
+        *,
+        width: int | None = 8192,
+        gamma: float = 0.1,
+        storage: Literal["packed", "full"] = "packed",
+        solver: Literal["auto", "accumulated", "recursive"] = "auto",
+        products: Literal["auto", "float32", "float64"] = "auto",
+    ) -> None:
+        super().__init__(model)
+        self.width, self.gamma = width, gamma
+        self.storage, self.solver, self.products = storage, solver, products
+
+    def make_expansion(self, width: int) -> Statistics:
+        """The fixed map (N, D) -> (N, M), for :meth:`grow`."""
+        raise NotImplementedError
+
+    def make_ridge(self, width: int, gamma: float) -> Ridge:
+        """A regression with this strategy's options, for :meth:`grow`."""
+        options: dict[str, Any] = {"storage": self.storage, "solver": self.solver, "products": self.products}
+        return Ridge(width, gamma, **options)
+
+    def grow(self, task: Task) -> None:
+        if task.index == 0:
+            assert self.width is not None, "the engine sets the width before the first task"
+            self.expansion = self.make_expansion(self.width)
+            self.ridge = self.make_ridge(self.width, self.gamma)
+        self.ridge.grow(task.n_new)
+
+    def expand(self, features: Tensor) -> Tensor:
+        """What is regressed on: (N, D) -> (N, M), float64 where the products are, else float32."""
+        return self.expansion(features.double() if self.products == "float64" else features)
+
+    def targets(self, labels: Tensor, task: Task) -> Tensor:
+        """What is regressed: one-hot labels (N,) -> (N, K)."""
+        return F.one_hot(labels, task.n_seen)
+
+    def chunks(self, features: Tensor, labels: Tensor, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+        """The task's expanded features (n, M) and targets (n, K), some at a time."""
+        for some, own in zip(features.split(CHUNK), labels.split(CHUNK), strict=True):
+            yield self.expand(some), self.targets(own, task)
+
+    def samples(self, features: Tensor, labels: Tensor, task: Task) -> Samples:
+        """The same, as often as the regression asks for them, in the precision that it asks for."""
+        return lambda precision: ((x.to(precision), y) for x, y in self.chunks(features, labels, task))
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        self.ridge.learn(self.samples(features, labels, task), len(task.train))
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.ridge(self.expand(features))

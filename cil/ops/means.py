@@ -1,0 +1,40 @@
+"""Class means, learned in pieces."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cil import distributed
+from cil.ops.statistics import Statistics
+
+
+class ClassMeans(Statistics):
+    """The mean of each class's vectors and how many there were; float64, whatever the pieces they came in.
+
+    Args:
+        num_features: D.
+    """
+
+    head_buffers = ("means", "counts")
+    means: Tensor
+    counts: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(0, num_features, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
+
+    def grow(self, n_new: int) -> None:
+        """Append classes without images."""
+        self.means = torch.cat([self.means, self.means.new_zeros(n_new, self.means.shape[1])])
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(n_new)])
+
+    def learn(self, features: Tensor, labels: Tensor) -> None:
+        """Take in more vectors (N, D) of classes (N,); with several processes, each one's own share."""
+        counts = distributed.sum_(torch.bincount(labels, minlength=len(self.counts)))
+        sums = torch.zeros_like(self.means).index_add_(0, labels, features.double())
+        # Each class's mean moves towards its new images by their share of all its images.
+        moved = distributed.sum_(sums) - counts[:, None] * self.means
+        self.counts = self.counts + counts
+        self.means = self.means + moved / self.counts.clamp_min(1)[:, None]

@@ -1,0 +1,249 @@
+"""Ridge regression learned in pieces: the same weights as from all data at once, whatever the pieces.
+
+    W = argmin ||Y - X W||^2 + gamma ||W||^2 = (A + gamma I)^-1 Q,   A = X^T X,   Q = X^T Y,   no intercept
+
+Zhuang et al., ACIL: Analytic Class-Incremental Learning with Absolute Memorization and Privacy Protection, NeurIPS
+2022, carries R = (A + gamma I)^-1 and updates it by the Woodbury identity for each batch (``recursive``); McDonnell et
+al., RanPAC, NeurIPS 2023, adds up A and solves once (``accumulated``). Both give the same W; what is cheaper depends on
+the number of samples between two solutions. With M columns and n samples, the first takes about 3 n M^2 operations, the
+second n M^2 + M^3 / 3.
+
+Letters: N samples, M columns of X (the width), K columns of Y (classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cil import distributed
+from cil.errors import UserError
+from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size, unpack
+
+# Makes the samples of one piece, as often as it is called: pairs (n, M), (n, K), X in float32 or float64.
+Samples = Callable[[torch.dtype], Iterable[tuple[Tensor, Tensor]]]
+WORST = 1e13  # a condition number beyond which float64 keeps fewer than three digits
+TOLERANCE = {"auto": 2e-6, "float32": 1e-4}  # largest relative change of W by one piece's products in float32
+
+
+class Ridge(Statistics):
+    """The weights of a ridge regression and what is needed to go on learning them.
+
+    Carried: ``weight`` (M, K), and ``matrix``, which is A, or R after the form became recursive (``inverse`` says
+    which); and ``gamma``. Q is not carried: it is (A + gamma I) W. All are float64.
+
+    Args:
+        width: M.
+        gamma: the penalty, > 0; it makes up for directions without data.
+        storage: ``packed`` carries the lower triangle of the matrix, M (M + 1) / 2 numbers; ``full`` all M * M.
+        solver: ``accumulated``, ``recursive``, or ``auto``, the cheaper one.
+        products: ``float64``; ``float32`` for the products of samples alone, added up in float64, about twice as
+            fast; ``auto``: float32, and float64 for a piece whose rounding would change W by more than 2e-6
+            (relative; thirty such pieces make 1e-5).
+    """
+
+    head_buffers = ("weight",)
+    matrix: Tensor
+    weight: Tensor
+    inverse: Tensor
+    gamma: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        gamma: float,
+        *,
+        storage: Literal["packed", "full"] = "packed",
+        solver: Literal["auto", "accumulated", "recursive"] = "auto",
+        products: Literal["auto", "float32", "float64"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.width, self.storage = width, storage
+        self.solver, self.products = solver, products
+        shape = (packed_size(width),) if storage == "packed" else (width, width)
+        self.register_buffer("matrix", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros(width, 0, dtype=torch.float64))
+        self.register_buffer("gamma", torch.tensor(gamma, dtype=torch.float64))
+        self.register_buffer("inverse", torch.tensor(False))
+        self.error = 0.0  # estimated relative error of W by rounding products, of the last piece
+
+    def grow(self, n_new: int) -> None:
+        """Append columns of zeros for new classes."""
+        self.weight = torch.cat([self.weight, self.weight.new_zeros(self.width, n_new)], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores X W in float64: (N, M) -> (N, K)."""
+        return x.double() @ self.weight
+
+    def learn(self, samples: Samples, n: int, *, gamma: float | None = None) -> None:
+        """Take in one piece of the data; W is then that of all pieces so far.
+
+        Args:
+            samples: makes (X, Y) in chunks, X (n', M) in the precision that it is called with, Y (n', K) real targets.
+                With several processes, each one's own share.
+            n: samples in the piece, over all processes: decides what is cheaper.
+            gamma: the penalty from now on, for all samples; None: as before. A recursion cannot change it.
+
+        Raises:
+            UserError: a sample is not finite, or the equations cannot be solved with this gamma.
+        """
+        if self._recursive(n):
+            assert gamma is None, "the recursion has its gamma inside R"
+            self._update(samples)
+        else:
+            self._accumulate(samples, float(self.gamma) if gamma is None else gamma)
+
+    def information(self) -> Tensor:
+        """A = X^T X of all samples so far, (M, M)."""
+        if not self.inverse:
+            return self._full()
+        found = torch.cholesky_inverse(cholesky(self._full(), 0.0))
+        found.diagonal().sub_(self.gamma)
+        return found
+
+    def _full(self) -> Tensor:
+        return unpack(self.matrix) if self.storage == "packed" else self.matrix.clone()
+
+    def _keep(self, matrix: Tensor) -> None:
+        self.matrix = pack(matrix) if self.storage == "packed" else matrix
+
+    # --- which form -------------------------------------------------------------------------------------------------
+
+    def _recursive(self, n: int) -> bool:
+        """Whether to update R for this piece; makes R of A when that has become cheaper."""
+        if self.solver == "recursive" and distributed.world_size() > 1:
+            raise UserError("solver: recursive updates cannot be shared by processes; legal: auto, accumulated")
+        if not self.inverse:
+            # Converting costs M^3 once; with pieces this small it has paid after six of them.
+            cheaper = 12 * n < self.width and distributed.world_size() == 1
+            if self.solver == "recursive" or (self.solver == "auto" and cheaper):
+                self._keep(torch.cholesky_inverse(cholesky(self._full(), float(self.gamma))))
+                self.inverse = torch.tensor(True, device=self.inverse.device)
+        return bool(self.inverse)
+
+    # --- accumulated ------------------------------------------------------------------------------------------------
+
+    def _accumulate(self, samples: Samples, gamma: float) -> None:
+        before = self._full()
+        target = before @ self.weight + self.gamma * self.weight  # Q of the samples before, (M, K)
+        precise = torch.float64 if self.products == "float64" else torch.float32
+        while True:
+            matrix, factor, weight, first, chunks = self._solved(before, target, samples, precise, gamma)
+            rounded = first is not None and precise == torch.float32
+            self.error = rounding(factor, weight, first) * chunks**0.5 if rounded and first is not None else 0.0
+            if self.error <= TOLERANCE.get(self.products, 1.0):
+                break
+            if self.products == "float32":
+                raise UserError(
+                    f"gamma: {gamma:g} is too small for products in float32: rounding them changes the weights "
+                    f"by {self.error:.1e} (relative); use a larger gamma, or products: auto or float64"
+                )
+            precise = torch.float64
+        self._keep(mirror_(matrix))
+        self.weight, self.gamma = weight, torch.full_like(self.gamma, gamma)
+
+    def _solved(
+        self, before: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gamma: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, int]:
+        """With this piece: A (its lower triangle), its factor, W; the first chunk's X; the number of chunks."""
+        alone = distributed.rank() == 0  # what was known before is added once
+        matrix, cross = (before.clone(), target.clone()) if alone else (before * 0, target * 0)
+        first, chunks = None, 0
+        for x, y in samples(precise):
+            add_gram_(matrix, x)
+            cross.addmm_(x.T.double(), y.double())
+            first = x if first is None else first
+            chunks += 1
+        distributed.sum_(matrix)
+        distributed.sum_(cross)
+        if not (torch.isfinite(matrix.diagonal()).all() and torch.isfinite(cross).all()):
+            raise UserError("a feature is NaN or infinite; the network is broken, no gamma helps")
+        factor = cholesky(matrix, gamma)
+        return matrix, factor, torch.cholesky_solve(cross, factor), first, chunks
+
+    # --- recursive --------------------------------------------------------------------------------------------------
+
+    def _update(self, samples: Samples) -> None:
+        inverse, weight = self._full(), self.weight.clone()
+        for x, y in samples(torch.float64):
+            inverse, weight = recursive_step(inverse, weight, x, y)
+        if not (torch.isfinite(inverse.diagonal()).all() and torch.isfinite(weight).all()):
+            raise UserError(
+                f"gamma: {float(self.gamma):g} is too small, the recursion has overflowed; use a larger one"
+            )
+        self._keep((inverse + inverse.T) / 2)
+        self.weight = weight
+
+
+def recursive_step(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """R and W after more samples (Zhuang et al., ACIL, NeurIPS 2022; Woodbury identity), all in float64.
+
+    With S = I + X R X^T and the gain G = R X^T S^-1:  R <- R - G X R,  W <- W + G (Y - X W).
+
+    Args:
+        inverse: R (M, M), at first I / gamma.
+        weight: W (M, K).
+        x: (n, M).
+        y: (n, K).
+    """
+    half = x @ inverse  # X R, (n, M)
+    system = half @ x.T  # (n, n)
+    system.diagonal().add_(1)
+    factor = torch.linalg.cholesky(system)
+    root = torch.linalg.solve_triangular(factor, half, upper=False)  # L^-1 X R, (n, M)
+    gain = torch.linalg.solve_triangular(factor.T, root, upper=True)  # S^-1 X R, (n, M)
+    return inverse.addmm(root.T, root, alpha=-1), weight + gain.T @ (y - x @ weight)
+
+
+def rounding(factor: Tensor, weight: Tensor, x: Tensor) -> float:
+    """Relative change of W if the products of one chunk, computed in float32, had been exact.
+
+    The exact A' = A - D has W' - W = (A + gamma I)^-1 D W to first order. The errors of other chunks equal this one in
+    size, but not in sign, so n of them together weigh sqrt(n) times as much.
+
+    Args:
+        factor: the Cholesky factor of A + gamma I (M, M).
+        weight: W (M, K).
+        x: the chunk, float32 (n, M).
+    """
+    product = add_gram_(torch.zeros_like(factor), x)
+    exact = x.T.double() @ (x.double() @ weight)  # (M, K)
+    change = torch.cholesky_solve(mirror_(product) @ weight - exact, factor)
+    return float(change.norm() / weight.norm().clamp_min(1e-300))
+
+
+def cholesky(matrix: Tensor, gamma: float) -> Tensor:
+    """The lower factor L of matrix + gamma I = L L^T; of the matrix (M, M) the lower triangle is read.
+
+    Raises:
+        UserError: it is not positive definite, or its condition number leaves fewer than three digits.
+    """
+    system = matrix.clone()
+    system.diagonal().add_(gamma)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        raise UserError(f"gamma: {gamma:g} is too small, the equations cannot be solved; use a larger one")
+    condition = condition_number(factor)
+    if condition > WORST:
+        raise UserError(
+            f"gamma: {gamma:g} is too small, the equations have a condition number of {condition:.0e}, which leaves "
+            f"fewer than three digits; use at least {gamma * condition / WORST:.1e}"
+        )
+    return factor
+
+
+def condition_number(factor: Tensor, steps: int = 8) -> float:
+    """Largest eigenvalue over smallest, from below, by power iterations with L and its inverse: (M, M) -> a number."""
+    largest = smallest = torch.ones(len(factor), 1, dtype=factor.dtype, device=factor.device) / len(factor) ** 0.5
+    high = low = torch.ones((), dtype=factor.dtype, device=factor.device)
+    for _ in range(steps):
+        largest = factor @ (factor.T @ largest)
+        high = largest.norm()
+        largest = largest / high
+        smallest = torch.cholesky_solve(smallest, factor)
+        low = smallest.norm()
+        smallest = smallest / low
+    return float(high * low)

@@ -1,0 +1,108 @@
+"""FeTrIL. Petit, Popescu, Schindler, Picard and Delezoide, FeTrIL: Feature Translation for Exemplar-Free
+Class-Incremental Learning, WACV 2023.
+
+The backbone is frozen after the first task. For each old class, features of the new class whose mean is most similar
+(cosine) are moved by the difference of the two means; a linear classifier learns the real features of the new classes
+and these pseudo-features of the old ones. Class means are all that is carried beside the classifier.
+
+``classifier: svc`` is the paper's one-against-rest linear support vector machine (scikit-learn's LinearSVC);
+``classifier: sgd`` learns a linear head with the trainer's options (the published ones: 50 epochs, rate 0.05, cosine),
+from fresh weights in each task.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cil import distributed
+from cil.data import FeatureSet
+from cil.frozen import Frozen
+from cil.nets.heads import LinearHead
+from cil.nets.network import Network
+from cil.ops.means import ClassMeans
+from cil.scenario import Task
+from cil.trainer import Trainer
+
+
+class FeTrIL(Frozen):
+    """Learn a linear classifier on new features and, for old classes, on features moved from the most similar new one.
+
+    Args:
+        model: backbone and head without classes.
+        classifier: ``svc`` (a linear support vector machine) or ``sgd`` (a linear head with the trainer's options).
+        penalty: C of the support vector machine.
+    """
+
+    linear: LinearHead
+
+    def __init__(self, model: Network, *, classifier: Literal["svc", "sgd"] = "svc", penalty: float = 1.0) -> None:
+        super().__init__(model)
+        self.classifier, self.penalty = classifier, penalty
+
+    def grow(self, task: Task) -> None:
+        if task.index == 0:
+            self.prototypes = ClassMeans(self.model.num_features)
+            self.linear = LinearHead(self.model.num_features)
+        self.prototypes.grow(task.n_new)
+        self.linear.grow(task.n_new)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        if x.dim() == 2:  # features, after the first task's images
+            return self.classification(self.linear(x), y)
+        return super().loss(x, y)
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        self.prototypes.learn(features, labels)
+        every, own = distributed.gather(features), distributed.gather(labels)
+        x, y = with_old_classes(every, own, self.prototypes.means.float(), task.n_old)
+        if task.n_seen == 1:
+            return  # one class alone: any score is right
+        if self.classifier == "svc":
+            self.fit_svc(x, y)
+        else:
+            self.linear.reset()
+            trainer.descend(self, FeatureSet(x, y))
+
+    def fit_svc(self, x: Tensor, y: Tensor) -> None:
+        """The support vector machine of features (N, D) and labels (N,), as the linear head's weights."""
+        from sklearn.svm import LinearSVC  # half a second to import
+
+        machine = LinearSVC(C=self.penalty, dual="auto", random_state=0).fit(x.cpu().numpy(), y.cpu().numpy())
+        weight, bias = torch.from_numpy(machine.coef_), torch.from_numpy(machine.intercept_)  # (K, D), (K,)
+        if len(weight) == 1:  # two classes share one hyperplane
+            weight, bias = torch.cat([-weight, weight]), torch.cat([-bias, bias])
+        with torch.no_grad():
+            self.linear.weight.copy_(weight)
+            assert self.linear.bias is not None
+            self.linear.bias.copy_(bias)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.linear(features)
+
+
+def with_old_classes(features: Tensor, labels: Tensor, means: Tensor, n_old: int) -> tuple[Tensor, Tensor]:
+    """The features of new classes, followed by pseudo-features of each old class.
+
+    An old class gets all features of the new class with the most similar mean, moved so that their mean is its own.
+
+    Args:
+        features: of new classes (N, D).
+        labels: (N,), from ``n_old`` on.
+        means: of all classes (K, D).
+        n_old: classes before.
+
+    Returns:
+        Features (N', D) and labels (N',).
+    """
+    xs, ys = [features], [labels]
+    new = F.normalize(means[n_old:], dim=1)  # (K_new, D)
+    for old in range(n_old):
+        nearest = n_old + int((new @ F.normalize(means[old], dim=0)).argmax())
+        source = features[labels == nearest]
+        xs.append(source - means[nearest] + means[old])
+        ys.append(torch.full((len(source),), old, dtype=labels.dtype, device=labels.device))
+    return torch.cat(xs), torch.cat(ys)
