@@ -77,7 +77,7 @@ def settings(
         checkpoint_every: epochs between checkpoints inside a task; 0: only after tasks.
         resume: go on with an interrupted run in ``run_dir``.
         overwrite: replace what is in ``run_dir``.
-        dry_run: print tasks, parameters, exemplars and bytes of each task, and stop.
+        dry_run: print the tasks with exemplars and bytes after each, and stop.
     """
 
 
