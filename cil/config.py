@@ -24,7 +24,7 @@ from cil.errors import UserError, nearest, unknown
 from cil.experiment import Experiment
 from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
-from cil.nets.network import Model, Network
+from cil.nets.network import Model, Network, find_backbone
 from cil.scenario import ScenarioBuilder
 from cil.seeds import Seeds
 from cil.strategy import Strategy
@@ -77,7 +77,7 @@ def settings(
         checkpoint_every: epochs between checkpoints inside a task; 0: only after tasks.
         resume: go on with an interrupted run in ``run_dir``.
         overwrite: replace what is in ``run_dir``.
-        dry_run: print tasks, parameters, exemplars and bytes of each task, and stop.
+        dry_run: print the tasks with exemplars and bytes after each, and stop.
     """
 
 
@@ -169,12 +169,21 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         evaluators=tuple(built.evaluators or ()),
         device=pick_device(built.device),
         precision=str(built.precision),
-        reference=_reference(built.memory.budget, built.model, channels),
+        reference=reference(built.memory.budget, built.model, channels),
     )
 
 
-def _reference(budget: Any, model: Model, channels: int) -> Reference | None:
-    """The method that a budget ``{as: {strategy: der, exemplars: 2000}}`` names; None for other budgets."""
+def reference(budget: Any, model: Model, channels: int) -> Reference | None:
+    """The method that a budget ``{as: {strategy: der, exemplars: 2000}}`` names; None for other budgets.
+
+    Args:
+        budget: ``memory.budget`` as it was given.
+        model: the run's own, which the other method shares unless the budget names another backbone.
+        channels: of the images.
+
+    Raises:
+        UserError: a key, the strategy, its options or the backbone is wrong; nothing is built to find out.
+    """
     if not isinstance(budget, dict):
         return None
     inner = budget.get("as")
@@ -187,15 +196,28 @@ def _reference(budget: Any, model: Model, channels: int) -> Reference | None:
     exemplars, name = inner.get("exemplars"), inner.get("strategy")
     if not isinstance(name, str) or isinstance(exemplars, bool) or not isinstance(exemplars, int) or exemplars < 0:
         raise UserError("memory.budget.as: needs strategy, a name, and exemplars, an integer >= 0")
-    kind = find_class("strategy", name)
-    own = copy.copy(model)
-    own.backbone = inner.get("backbone", model.backbone)
+    own, options = copy.copy(model), inner.get("init_args", {})
+    try:
+        kind = find_class("strategy", name)
+        if "backbone" in inner:
+            own.backbone = str(inner["backbone"])
+            find_backbone(own.backbone)
+    except UserError as error:
+        raise UserError(f"memory.budget.as: {error}") from error
+
+    def refused(error: TypeError) -> UserError:
+        return UserError(f"memory.budget.as.init_args: {kind.__name__} refused them: {error}")
+
+    try:
+        inspect.signature(kind).bind(own, **options)
+    except TypeError as error:
+        raise refused(error) from error
 
     def build() -> Strategy:
         try:
-            return kind(own.build(channels), **inner.get("init_args", {}))
+            return kind(own.build(channels), **options)
         except TypeError as error:
-            raise UserError(f"memory.budget.as.init_args: {kind.__name__} refused them: {error}") from error
+            raise refused(error) from error
 
     return Reference(build, exemplars, f"{kind.__name__} with {own.backbone} and {exemplars} exemplars")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from cil.errors import UserError, unknown
 from cil.evaluation.accuracy import EVALUATORS
 from cil.memory.budget import Budget, Reference, growth, resolve, rooms, show, smallest
 from cil.memory.exemplars import Memory, fair_quota
-from cil.memory.ledger import Bytes, measure
+from cil.memory.ledger import Bytes, with_exemplars
 from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, seeded
 from cil.strategy import Strategy
@@ -23,7 +24,7 @@ from cil.trainer import Place, Trainer, Watcher
 
 @dataclass
 class Experiment:
-    """Everything that decides a run's numbers.
+    """Everything that decides a run's numbers; fixed once its limits have been asked for.
 
     Attributes:
         scenario: the tasks.
@@ -93,12 +94,16 @@ class Experiment:
         return not (self.memory.empty or strategy.exemplar_free)
 
     def limits(self) -> Limits:
-        """The budget, the bytes of the state after each task, and what is left for exemplars.
+        """The budget, the bytes of the state after each task, and what is left for exemplars; found once.
 
         Raises:
             UserError: the state alone, or with one exemplar of each class, exceeds the budget; names the smallest one
                 that works.
         """
+        return self._limits
+
+    @functools.cached_property
+    def _limits(self) -> Limits:
         sizes = growth(self.build, self.scenario)
         budget = resolve(self.memory, self.scenario, self.reference)
         if budget is None:
@@ -107,7 +112,7 @@ class Experiment:
         strategy = self.build()
         codec, largest = self.memory.make_codec(self.scenario.image_shape), 0
         if not strategy.exemplar_free:
-            largest = int(self.item_sizes().max()) + self.memory.item_bytes(codec)
+            largest = int(self.item_sizes.max()) + self.memory.item_bytes(codec)
         needed = [len(codec.shared) * (largest > 0) + task.n_seen * largest for task in self.scenario.tasks]
         for task, room, need in zip(self.scenario.tasks, left, needed, strict=True):
             if room < need:
@@ -119,6 +124,7 @@ class Experiment:
                 )
         return Limits(budget, sizes, [0 if strategy.exemplar_free else room for room in left])
 
+    @functools.cached_property
     def item_sizes(self) -> np.ndarray:
         """Bytes of training images as stored, int64 (n,): exact for ``raw``, else of a sample of each task."""
         codec = self.memory.make_codec(self.scenario.image_shape)
@@ -173,41 +179,37 @@ class Limits:
 
 
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
-    """Classes, exemplars and bytes after each task, found by growing the strategy on the ``meta`` device.
+    """Classes, exemplars and bytes after each task.
 
     Args:
         experiment: checked here; nothing is trained.
 
     Returns:
-        For each task: ``task``, ``classes``, ``train_images``, ``parameters`` (number), ``exemplars``, ``bytes``. With
-        a codec other than ``raw`` the last two are estimates from a sample of images.
+        For each task: ``task``, ``classes``, ``train_images``, ``exemplars``, ``bytes``. With a codec other than
+        ``raw`` the last two are estimates from a sample of images.
     """
     experiment.check()
     scenario, memory, limits = experiment.scenario, experiment.memory, experiment.limits()
-    codec, typical = memory.make_codec(scenario.image_shape), float(experiment.item_sizes().mean())
+    codec, typical = memory.make_codec(scenario.image_shape), float(experiment.item_sizes.mean())
     held = np.zeros(scenario.n_classes, dtype=np.int64)
     rows = []
-    with torch.device("meta"):
-        strategy = experiment.build()
-        for task, room in zip(scenario.tasks, limits.rooms, strict=True):
-            strategy.grow(task.without_data())
-            held += task.train.counts(scenario.n_classes)
-            quota = memory.quota(task.n_seen)
-            if room is not None:
-                sizes = [lambda n, own=own: round(typical) if n < own else None for own in held]
-                quota = fair_quota(sizes, room - len(codec.shared), memory.item_bytes(codec)) if room else 0
-            count = int(held.sum() if quota is None else np.minimum(held, quota).sum())
-            if memory.selection == "reservoir":
-                count = min(int(held.sum()), int(memory.exemplars or 0))
-            image_bytes = round(typical * count) + (len(codec.shared) if count else 0)
-            rows.append(
-                {
-                    "task": task.index,
-                    "classes": list(task.new),
-                    "train_images": len(task.train),
-                    "parameters": sum(parameter.numel() for parameter in strategy.parameters()),
-                    "exemplars": count,
-                    "bytes": dict(measure(strategy, count, image_bytes, codec.length_bytes)),
-                }
-            )
+    for task, state, room in zip(scenario.tasks, limits.sizes, limits.rooms, strict=True):
+        held += task.train.counts(scenario.n_classes)
+        quota = memory.quota(task.n_seen)
+        if room is not None:
+            sizes = [lambda n, own=own: round(typical) if n < own else None for own in held]
+            quota = fair_quota(sizes, room - len(codec.shared), memory.item_bytes(codec)) if room else 0
+        count = int(held.sum() if quota is None else np.minimum(held, quota).sum())
+        if memory.selection == "reservoir":
+            count = min(int(held.sum()), int(memory.exemplars or 0))
+        image_bytes = round(typical * count) + (len(codec.shared) if count else 0)
+        rows.append(
+            {
+                "task": task.index,
+                "classes": list(task.new),
+                "train_images": len(task.train),
+                "exemplars": count,
+                "bytes": dict(with_exemplars(state, count, image_bytes, codec.length_bytes)),
+            }
+        )
     return rows

@@ -13,14 +13,12 @@ import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.data import ImageSet
-from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.alignment import align
-from cil.ops.expansion import auxiliary_targets
+from cil.ops.expansion import auxiliary_loss
 from cil.ops.freezing import freeze
 from cil.scenario import Task
 from cil.strategy import Strategy
@@ -69,10 +67,7 @@ class DER(Strategy):
         self.n_old, self.retraining = task.n_old, False
         for backbone in self.backbones[:-1]:
             freeze(backbone)
-        self.helper = LinearHead(self.model.num_features) if task.n_old and self.auxiliary else None
-        if self.helper is not None:
-            self.helper.grow(task.n_new + 1)
-            self.helper.to(self.model.head.weight.device)
+        self.helper = self.model.auxiliary_head(1 + task.n_new) if task.n_old and self.auxiliary else None
 
     def features(self, x: Tensor) -> Tensor:
         return torch.cat([backbone(x) for backbone in self.backbones], 1)  # (B, T D)
@@ -84,9 +79,7 @@ class DER(Strategy):
             for backbone in self.backbones:
                 freeze(backbone)
             self.helper = None
-            fresh = LinearHead(self.model.head.weight.shape[1], bias=getattr(self.model.head, "bias", None) is not None)
-            fresh.grow(task.n_seen)
-            self.model.head.load_state_dict(fresh.state_dict(), strict=False)
+            self.model.head.reset()
             few = int(replay.counts(task.n_seen).max())
             chosen = [torch.nonzero(task.train.labels == c).flatten() for c in task.new]
             chosen = [index[torch.randperm(len(index))[:few]] for index in chosen]
@@ -102,7 +95,7 @@ class DER(Strategy):
         if self.helper is None:
             return learn
         own = features[:, -self.model.num_features :]  # (B, D)
-        return learn + self.auxiliary * F.cross_entropy(self.helper(own), auxiliary_targets(y, self.n_old))
+        return learn + self.auxiliary * auxiliary_loss(self.helper(own), y, self.n_old)
 
     def end(self, task: Task) -> None:
         if task.n_old and task.n_new and self.balance == "align":

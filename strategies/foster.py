@@ -1,11 +1,12 @@
-"""FOSTER. Wang et al., Feature Boosting and Compression for Class-Incremental Learning, ECCV 2022.
+"""FOSTER. Wang et al., FOSTER: Feature Boosting and Compression for Class-Incremental Learning, ECCV 2022.
 
 Boosting: a second backbone learns what the frozen old one lacks, with one head on the features of both. Compression:
-the pair is distilled into one network, which the next task starts from. Where ours departs: images of each class are
-counted in the data at hand, where the released code assumes 500 for every new class; its options to align heads and to
-fix the weights from old features to new classes are left out, since it has them switched off. That code evaluates the
-pair at each task and reports the size of the one network; here ``scored`` says which is scored, and that one is carried
-and counted. Scoring the pair means carrying it beside the compressed network.
+the pair is distilled into one network, which the next task starts from. Where ours departs from the public toolbox
+PyCIL: images of each class are counted in the data at hand, where it takes 500 for every new class; its option to fix
+the weights from old features to new classes is left out. PyCIL evaluates the pair after each task, while the published
+number of parameters is that of the one network (Zhou et al., Class-Incremental Learning: A Survey, TPAMI 2024); here
+``scored`` says which is scored, and that one is carried and counted. Scoring the pair means carrying it beside the
+compressed network.
 """
 
 from __future__ import annotations
@@ -46,14 +47,18 @@ class Pair(nn.Module):
         """(B, C, H, W) -> (B, 2 D), the old backbone's first."""
         return torch.cat([self.old(x), self.new(x)], 1)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K)"""
+        return self.head(self.features(x))
+
 
 class FOSTER(Strategy):
     """Boost the old network with a second one, then compress both into one.
 
     Args:
         model: backbone and head without classes.
-        scored: ``compressed``, the single network (the paper's FOSTER), or ``boosted``, the pair before compression
-            (its FOSTER B4), which is then carried as well.
+        scored: ``compressed``, the single network that the next task starts from, or ``boosted``, the pair before
+            compression, which is then carried as well.
         temperature: T of both distillations.
         keep: weight of the distillation of old scores while boosting.
         beta_boost: beta of the effective number of images by which scores are divided while boosting; 0 for none.
@@ -88,17 +93,13 @@ class FOSTER(Strategy):
 
     def begin(self, task: Task) -> None:
         self.n_old, self.compressing = task.n_old, False
-        self.weights: Tensor | None = None
-        self.old_head = frozen_copy(self.model.head) if task.n_old else None  # its teacher is the pair's old backbone
-        self.helper = LinearHead(self.model.num_features) if task.n_old else None
-        if self.helper is not None:
-            self.helper.to(self.model.head.weight.device)
-            self.helper.grow(task.n_seen)
+        self.helper = self.model.auxiliary_head(task.n_seen) if task.n_old else None
+        if task.n_old:
             self.pair = Pair(self.model)
             freeze(self.model)
 
     def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
-        if self.pair is None or self.helper is None:
+        if self.pair is None or self.helper is None:  # the first task
             trainer.descend(self, task.train, replay)
             return
         counts = torch.from_numpy(task.train.counts(task.n_seen))
@@ -114,22 +115,30 @@ class FOSTER(Strategy):
         self.model.requires_grad_(True)
         self.weights = effective_weights(counts, self.beta_compress).to(device)
         trainer.descend(self, task.train, replay, epochs=trainer.share(self.compress_epochs))
+        del self.weights  # of this task's data alone
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.pair is None or self.helper is None or self.old_head is None or self.weights is None:  # the first task
+        if self.pair is None or self.helper is None:  # the first task
             return self.classification(self.model(x), y)
-        features = self.pair.features(x)  # (B, 2 D)
-        logits = self.pair.head(features)  # (B, K)
         if self.compressing:
-            return balanced_distillation(self.model(x), logits, self.weights, self.temperature)
-        width = self.model.num_features
-        own = self.helper(features[:, width:])  # (B, K), from the new features alone
+            return self.compression(self.pair, x)
+        return self.boosting(self.pair, self.helper, x, y)
+
+    def boosting(self, pair: Pair, helper: LinearHead, x: Tensor, y: Tensor) -> Tensor:
+        """All classes by both features and by the new ones alone, and the old scores: (B, C, H, W), (B,) -> ()."""
+        features, width = pair.features(x), self.model.num_features  # (B, 2 D), D
+        logits = pair.head(features)  # (B, K)
+        own = helper(features[:, width:])  # (B, K), from the new features alone
+        old = self.model.head(features[:, :width])[:, : self.n_old]  # (B, K_old), of the frozen old network
         learn = self.classification(logits / self.weights, y) + F.cross_entropy(own, y)
-        old = self.old_head(features[:, :width])[:, : self.n_old]  # (B, K_old)
         return learn + self.keep * distillation(logits[:, : self.n_old], old, self.temperature)
 
+    def compression(self, pair: Pair, x: Tensor) -> Tensor:
+        """The pair's scores, weighed by class, as soft targets of the single network: (B, C, H, W) -> ()."""
+        return balanced_distillation(self.model(x), pair(x), self.weights, self.temperature)
+
     def end(self, task: Task) -> None:
-        self.old_head = self.helper = self.weights = None  # not carried, not charged
+        self.helper = None  # not carried, not charged
         if self.scored == "compressed":
             self.pair = None
 

@@ -1,8 +1,8 @@
 """MEMO. Zhou et al., A Model or 603 Exemplars: Towards Memory-Efficient Class-Incremental Learning, ICLR 2023.
 
 Early layers serve all tasks; each task adds a copy of the last stage only, and the memory that this saves against a
-whole backbone goes to exemplars. Whether the shared layers go on learning is decided as in sec. 4.2 of the paper by the
-number of classes of the first task; its code has a switch, which ``train_shallow`` is.
+whole backbone goes to exemplars. As in the paper, the shared layers go on learning if the first task had at most 20
+classes and are frozen if it had more; the published code has a switch for it, which ``train_shallow`` is.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import copy
 from typing import ClassVar, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.nets.heads import LinearHead
 from cil.nets.network import Network, Splittable
 from cil.ops.alignment import align
-from cil.ops.expansion import auxiliary_targets
+from cil.ops.expansion import auxiliary_loss
 from cil.ops.freezing import freeze
 from cil.scenario import Task
 from cil.strategy import Strategy
@@ -71,18 +69,12 @@ class MEMO(Strategy):
 
     def begin(self, task: Task) -> None:
         self.n_old = task.n_old
-        self.helper = None
-        if not task.n_old:
-            return
         learns = {"yes": True, "no": False, "auto": self.first <= self.few_classes}[self.train_shallow]
-        if not learns:
+        if task.n_old and not learns:
             freeze(self.model.backbone)
         for stage in self.stages[:-1]:
             freeze(stage)
-        if self.auxiliary:
-            self.helper = LinearHead(self.backbone.num_features)
-            self.helper.grow(task.n_new + 1)
-            self.helper.to(self.model.head.weight.device)
+        self.helper = self.model.auxiliary_head(1 + task.n_new) if task.n_old and self.auxiliary else None
 
     def features(self, x: Tensor) -> Tensor:
         shared = self.backbone.shallow(x)
@@ -94,7 +86,7 @@ class MEMO(Strategy):
         if self.helper is None:
             return learn
         own = features[:, -self.backbone.num_features :]  # (B, D)
-        return learn + self.auxiliary * F.cross_entropy(self.helper(own), auxiliary_targets(y, self.n_old))
+        return learn + self.auxiliary * auxiliary_loss(self.helper(own), y, self.n_old)
 
     def end(self, task: Task) -> None:
         if task.n_old and task.n_new and self.align:

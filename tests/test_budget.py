@@ -18,6 +18,7 @@ from cil import config
 from cil.checkpoint import Checkpoints, Moment
 from cil.checks import COUNTS, Lab, toy_scenario
 from cil.errors import UserError
+from cil.evaluation import report
 from cil.experiment import Experiment, plan
 from cil.memory import tables
 from cil.memory.budget import growth, parse_bytes
@@ -278,6 +279,27 @@ def test_the_plan_is_exact_for_raw_images_and_near_for_files():
     records, _, _ = run(experiment)
     planned, found = plan(experiment)[-1]["bytes"]["exemplars"], records[-1]["bytes"]["exemplars"]
     assert abs(planned - found) < 0.1 * found
+
+
+def test_a_strategy_is_grown_once_for_all_that_needs_its_size():
+    experiment = small_experiment("memo", Memory(budget=40_000, codec="webp"))
+    build, grown = experiment.build, []
+
+    def noted():
+        strategy = build()
+        grown.append(strategy.model.head.weight.is_meta)
+        return strategy
+
+    experiment.build = noted
+    experiment.check()
+    experiment.check()
+    rows, limits = plan(experiment), experiment.limits()
+    report.results(experiment, [])
+    assert grown.count(True) == 1
+    for row, state, room in zip(rows, limits.sizes, limits.rooms, strict=True):
+        images = row["bytes"]["exemplars"] + row["bytes"]["labels"] + row["bytes"]["lengths"]
+        assert 0 < images <= room
+        assert row["bytes"]["strict"] == state["strict"] + images
 
 
 def test_a_count_of_exemplars_is_a_count_whatever_the_codec():

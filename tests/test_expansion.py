@@ -14,9 +14,9 @@ from torch import nn
 
 from cil.nets import resnet
 from cil.nets.heads import CosineHead, LinearHead
-from cil.nets.network import BACKBONES, Backbone, Splittable
+from cil.nets.network import BACKBONES, Backbone, Network, Splittable
 from cil.ops.distillation import distillation
-from cil.ops.expansion import auxiliary_targets, balanced_distillation, effective_weights
+from cil.ops.expansion import auxiliary_loss, auxiliary_targets, balanced_distillation, effective_weights
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -43,6 +43,14 @@ def test_auxiliary_targets_tell_new_classes_apart_and_old_ones_not(n_old, labels
     y = torch.tensor(labels, dtype=torch.int64)
     assert auxiliary_targets(y, n_old).tolist() == [0 if label < n_old else 1 + label - n_old for label in labels]
     assert y.tolist() == labels
+
+
+def test_the_auxiliary_loss_equals_loops():
+    logits, y, n_old = randn(7, 4), [0, 5, 8, 6, 2, 7, 8], 6  # six old classes, three new ones
+    expected = 0.0
+    for row, label in zip(logits.tolist(), y, strict=True):
+        expected -= math.log(softmax(row)[0 if label < n_old else 1 + label - n_old]) / len(y)
+    assert auxiliary_loss(logits, torch.tensor(y), n_old).item() == pytest.approx(expected)
 
 
 # --- weights by effective number -------------------------------------------------------------------------------------
@@ -221,6 +229,44 @@ def test_growing_in_width_keeps_dtype_and_whether_it_learns(kind):
     head.grow(1, 3)
     assert {parameter.dtype for parameter in head.parameters()} == {torch.float64}
     assert not any(parameter.requires_grad for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_that_is_reset_is_as_a_fresh_one_of_its_size(kind):
+    head = HEADS[kind](4)
+    head.grow(3)
+    head.grow(2, 8)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter += 5
+    parameters, scale = list(head.parameters()), float(head.scale.detach()) if kind == "cosine" else None
+    torch.manual_seed(3)
+    head.reset()
+    torch.manual_seed(3)
+    fresh = HEADS[kind](12)
+    fresh.grow(5)
+    assert all(one is other for one, other in zip(parameters, head.parameters(), strict=True))
+    for name in ("weight", "bias"):
+        if getattr(fresh, name, None) is not None:
+            assert bits(getattr(head, name)) == bits(getattr(fresh, name))
+    assert scale is None or float(head.scale.detach()) == scale
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_an_auxiliary_head_is_a_fresh_linear_one_beside_the_network_s_own(kind):
+    backbone = nn.Linear(3, 7)
+    backbone.num_features = 7
+    network = Network(backbone, HEADS[kind](7))
+    network.head.grow(2)
+    before = set(network.state_dict())
+    torch.manual_seed(1)
+    head = network.auxiliary_head(4)
+    torch.manual_seed(1)
+    fresh = LinearHead(7)
+    fresh.grow(4)
+    assert [bits(tensor) for tensor in head.state_dict().values()] == [bits(t) for t in fresh.state_dict().values()]
+    assert set(network.state_dict()) == before
+    assert network.to("meta").auxiliary_head(4).weight.is_meta
 
 
 # --- split backbones -------------------------------------------------------------------------------------------------

@@ -217,6 +217,18 @@ MISTAKES = {
         ["digits/exemplar-50/replay/seed0:", "no option 'memory.exemplar'", "did you mean 'memory.exemplars'?"],
     ),
     "unit of a budget": ({"budgets": ["160MB"]}, ["digits/160MB/replay/seed0: memory.budget", "'MB'", "MiB"]),
+    "strategy that a budget names": (
+        {"budgets": [50, {"name": "as DRE", "budget": {"as": {"strategy": "dre", "exemplars": 20}}}]},
+        ["digits/as DRE/replay/seed0: memory.budget.as: strategies: no 'dre'", "did you mean 'der'?"],
+    ),
+    "option of the strategy that a budget names": (
+        {"budgets": {"as DER": {"budget": {"as": {"strategy": "der", "exemplars": 9, "init_args": {"auxiliry": 0}}}}}},
+        ["digits/as DER/replay/seed0: memory.budget.as.init_args: DER refused them", "'auxiliry'"],
+    ),
+    "backbone of the strategy that a budget names": (
+        {"budgets": {"as DER": {"budget": {"as": {"strategy": "der", "exemplars": 9, "backbone": "convnet3"}}}}},
+        ["digits/as DER/replay/seed0: memory.budget.as: model.backbone: no 'convnet3'", "did you mean 'convnet"],
+    ),
     "negative budget": ({"budgets": [{"exemplars": -5}]}, ["memory.exemplars: -5"]),
     "two sizes": ({"budgets": [{"exemplars": 5, "per_class": 5}]}, ["exemplars is 5, per_class is 5"]),
     "budgets of one name": ({"budgets": [50, "50"]}, ["budgets: two are called '50'"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import math
 import os
@@ -18,7 +19,6 @@ from rich.text import Text
 
 from cil.evaluation import metrics
 from cil.experiment import Experiment
-from cil.memory.budget import describe
 from cil.resume import Record
 
 SCHEMA = 1
@@ -61,7 +61,7 @@ def accuracy_matrix(records: list[Record], evaluator: str, n_tasks: int) -> np.n
 def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
     """The part of ``results.json`` that follows from the experiment and its tasks; see ``docs/results_schema.md``."""
     scenario = experiment.scenario
-    strategy = experiment.fresh()
+    strategy, budget = experiment.fresh(), experiment.limits().budget
     evaluators = experiment.scored_by(strategy)
     counts = scenario.test.counts(scenario.n_classes)
     sizes = np.array([counts[list(task.new)].sum() for task in scenario.tasks])
@@ -78,7 +78,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "strategy": f"{type(strategy).__module__}.{type(strategy).__qualname__}",
         "name": strategy.label,
         "exemplar_free": strategy.exemplar_free,
-        "budget": describe(experiment.limits().budget),
+        "budget": dataclasses.asdict(budget) if budget else None,
         "selected_by": "last epoch",
         "pretrained_classes": getattr(strategy.model.backbone, "pretrained_classes", None),
         "evaluator": strategy.evaluator,

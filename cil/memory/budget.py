@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 
@@ -147,8 +146,3 @@ def assert_kept(budget: Budget, planned: Bytes, room: int, measured: Bytes) -> N
 def show(n: int) -> str:
     """Bytes as text, in MiB and exactly: ``7.63 MiB (8001234 bytes)``."""
     return f"{n / MIB:.2f} MiB ({n} bytes)"
-
-
-def describe(budget: Budget | None) -> dict[str, Any] | None:
-    """The budget as results.json keeps it."""
-    return None if budget is None else vars(budget).copy()

@@ -82,20 +82,38 @@ def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_by
         float32 += 4 * tensor.numel() * (category == "backbone")
         parameters += size(tensor) * learned
         buffers += size(tensor) * (not learned)
-    labels, lengths = n_exemplars * LABEL_BYTES, n_exemplars * length_bytes
-    return Bytes(
+    state = Bytes(
         parameters=parameters,
         buffers=buffers,
         backbone=own["backbone"],
         head=own["head"],
         normalisation=own["normalisation"],
         statistics=own["statistics"],
-        exemplars=exemplar_bytes,
-        labels=labels,
-        lengths=lengths,
-        strict=parameters + buffers + exemplar_bytes + labels + lengths,
-        paper=float32 + exemplar_bytes,
+        exemplars=0,
+        labels=0,
+        lengths=0,
+        strict=parameters + buffers,
+        paper=float32,
     )
+    return with_exemplars(state, n_exemplars, exemplar_bytes, length_bytes)
+
+
+def with_exemplars(state: Bytes, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0) -> Bytes:
+    """The bytes of a state that was measured without exemplars, and of exemplars beside it.
+
+    Args:
+        state: its bytes.
+        n_exemplars: images kept.
+        exemplar_bytes: of all of them together, as stored.
+        length_bytes: for each, to say where it ends.
+    """
+    both = state.copy()
+    both["exemplars"] = exemplar_bytes
+    both["labels"] = n_exemplars * LABEL_BYTES
+    both["lengths"] = n_exemplars * length_bytes
+    both["strict"] += both["exemplars"] + both["labels"] + both["lengths"]
+    both["paper"] += both["exemplars"]
+    return both
 
 
 def measure_run(strategy: Strategy, exemplars: Exemplars) -> Bytes:

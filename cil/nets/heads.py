@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +32,17 @@ class LinearHead(nn.Module):
 
         What was there keeps every bit; the rest starts as ``torch.nn.Linear`` of the new size does.
         """
-        bound = 1 / math.sqrt(self.weight.shape[1] + more_features)
-        self.weight = _grown(self.weight, n_new, more_features, lambda part: part.uniform_(-bound, bound))
+        self.weight = _grown(self.weight, n_new, more_features)
         if self.bias is not None:
-            fresh = torch.empty(n_new).uniform_(-bound, bound).to(self.bias)
+            fresh = _drawn(n_new, num_features=self.weight.shape[1]).to(self.bias)
             self.bias = nn.Parameter(torch.cat([self.bias.detach(), fresh]), requires_grad=self.bias.requires_grad)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget what was learned: fresh values for the same classes and features."""
+        self.weight.copy_(_drawn(*self.weight.shape, num_features=self.weight.shape[1]))
+        if self.bias is not None:
+            self.bias.copy_(_drawn(self.n_classes, num_features=self.weight.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""
@@ -69,18 +74,28 @@ class CosineHead(nn.Module):
 
     def grow(self, n_new: int, more_features: int = 0) -> None:
         """Append rows for new classes, and columns for features that come after the old ones; old values stay."""
-        bound = 1 / math.sqrt(self.weight.shape[1] + more_features)
-        self.weight = _grown(self.weight, n_new, more_features, lambda part: part.uniform_(-bound, bound))
+        self.weight = _grown(self.weight, n_new, more_features)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget what was learned of the classes: fresh rows; the scale stays."""
+        self.weight.copy_(_drawn(*self.weight.shape, num_features=self.weight.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""
         return self.scale * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
 
 
-def _grown(old: nn.Parameter, rows: int, columns: int, draw: Callable[[Tensor], Tensor]) -> nn.Parameter:
+def _drawn(*shape: int, num_features: int) -> Tensor:
+    """Values that ``torch.nn.Linear`` with so many features starts with."""
+    bound = 1 / math.sqrt(num_features)
+    return torch.empty(shape).uniform_(-bound, bound)
+
+
+def _grown(old: nn.Parameter, rows: int, columns: int) -> nn.Parameter:
     """A (K, D) matrix as the corner of a (K + rows, D + columns) matrix whose other values are drawn."""
-    weight = old.detach()
+    weight, width = old.detach(), old.shape[1] + columns
     if columns:
-        weight = torch.cat([weight, draw(torch.empty(weight.shape[0], columns)).to(old)], 1)
-    weight = torch.cat([weight, draw(torch.empty(rows, weight.shape[1])).to(old)])
+        weight = torch.cat([weight, _drawn(old.shape[0], columns, num_features=width).to(old)], 1)
+    weight = torch.cat([weight, _drawn(rows, width, num_features=width).to(old)])
     return nn.Parameter(weight, requires_grad=old.requires_grad)

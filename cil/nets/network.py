@@ -79,6 +79,12 @@ class Network(nn.Module):
         """(B, C, H, W) -> (B, K)"""
         return self.head(self.features(x))
 
+    def auxiliary_head(self, n_classes: int) -> LinearHead:
+        """A fresh head on the features of one backbone, beside the network's own: (B, D) -> (B, n_classes)."""
+        head = LinearHead(self.num_features)
+        head.grow(n_classes)
+        return head.to(self.head.weight.device)
+
     def reinitialise(self) -> None:
         """Forget everything: fresh weights and statistics for the same classes.
 

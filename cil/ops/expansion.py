@@ -11,9 +11,23 @@ def auxiliary_targets(y: Tensor, n_old: int) -> Tensor:
     """Labels that tell new classes from one another and from everything old: (B,) -> (B,).
 
     0 for every old class, 1 + (y - n_old) for a new one. Yan et al., DER: Dynamically Expandable Representation for
-    Class Incremental Learning, CVPR 2021, sec. 3.3.
+    Class Incremental Learning, CVPR 2021.
     """
     return (y - n_old + 1).clamp(min=0)
+
+
+def auxiliary_loss(logits: Tensor, y: Tensor, n_old: int) -> Tensor:
+    """Cross-entropy by which new features alone tell new classes from one another and from everything old.
+
+    Args:
+        logits: of a head on the new features (B, 1 + K_new), everything old first.
+        y: labels (B,).
+        n_old: K_old, the number of old classes.
+
+    Returns:
+        Mean over the batch, a scalar ().
+    """
+    return F.cross_entropy(logits, auxiliary_targets(y, n_old))
 
 
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
@@ -33,7 +47,7 @@ def effective_weights(counts: Tensor, beta: float) -> Tensor:
 def balanced_distillation(logits: Tensor, target: Tensor, weights: Tensor, temperature: float) -> Tensor:
     """Distillation whose soft targets are weighed by class and made a distribution again.
 
-    Wang et al., FOSTER: Feature Boosting and Compression for Class-Incremental Learning, ECCV 2022, sec. 3.3.
+    Wang et al., FOSTER: Feature Boosting and Compression for Class-Incremental Learning, ECCV 2022.
 
     Args:
         logits: the student's scores (B, K).

@@ -66,7 +66,8 @@ class Run:
 def expand(sweep: Sweep) -> list[Run]:
     """All runs of a sweep, protocol by protocol, budget by budget, each with its command line checked.
 
-    What needs no data is checked: every name and type, and the memory's options.
+    What needs no data is checked: every name and type, and the memory's options, with the other method that a budget
+    names.
 
     Raises:
         UserError: a command line is wrong, or two runs would share a folder; names the run.
@@ -135,10 +136,11 @@ def _seeded(sweep: Sweep, place: tuple[str, str, str], seeds: tuple[int, ...], a
         if parsed is None:
             with naming("/".join([*place, f"seed{seed}"])):
                 parser, parsed = cfg.parse(full)
-                memory = parser.instantiate(parsed).memory
-                memory.check()
-                if isinstance(memory.budget, (int, str)):
-                    parse_bytes(memory.budget)
+                built = parser.instantiate(parsed)
+                built.memory.check()
+                if isinstance(built.memory.budget, (int, str)):
+                    parse_bytes(built.memory.budget)
+                cfg.reference(built.memory.budget, built.model, channels=3)  # how many there are is in the data
                 if parsed.overwrite or parsed.dry_run:
                     raise UserError("a file sets `overwrite` or `dry_run`, which have no place in a sweep")
         one = parsed.clone()
