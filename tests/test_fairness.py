@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cil.evaluation import fairness
-from cil.evaluation.comparison import compare
+from cil.compare import fairness
+from cil.compare.comparison import compare
 from tests.result_files import IMAGE, LABEL, put, result, write
 
 BACKBONE = 40_000

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from rich.console import Console
 
 from cil import config
+from cil.compare.comparison import compare
+from cil.compare.fairness import findings
+from cil.compare.report_folder import PAGE, ReportFolder
+from cil.compare.tables import terminal
 from cil.errors import UserError
-from cil.evaluation.comparison import compare
-from cil.evaluation.fairness import findings
-from cil.evaluation.report_folder import PAGE, ReportFolder
-from cil.evaluation.tables import terminal
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,11 +17,11 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from cil.evaluation.comparison import CONVENTIONS, METRICS, Comparison, Measures, Pair, Row, Section, Spread
-from cil.evaluation.fairness import Finding, seed_text
-from cil.evaluation.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
-from cil.evaluation.runs import CATEGORIES, MIB
-from cil.evaluation.tables import as_json, count, mib, options_text, percent, points, run_facts
+from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Measures, Pair, Row, Section, Spread
+from cil.compare.fairness import Finding, seed_text
+from cil.compare.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
+from cil.compare.runs import CATEGORIES, MIB
+from cil.compare.tables import as_json, count, mib, options_text, percent, points, run_facts
 
 GENERATOR = "class-incremental comparison"
 # In a box of 12 x 12 around (13, 6); plotly's names.

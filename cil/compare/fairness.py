@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from cil.evaluation.comparison import Comparison, Row, Section, shown
-from cil.evaluation.runs import MIB, Run
+from cil.compare.comparison import Comparison, Row, Section, shown
+from cil.compare.runs import MIB, Run
 
 Level = Literal["problem", "note"]
 # Options of the trainer that do nothing unless another has this value.

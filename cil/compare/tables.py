@@ -12,9 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cil.evaluation.comparison import CONVENTIONS, METRICS, Comparison, Row, Section, Spread, short, shown
-from cil.evaluation.fairness import Finding, machine_text, seed_text
-from cil.evaluation.runs import CATEGORIES, MIB, Run
+from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Row, Section, Spread, short, shown
+from cil.compare.fairness import Finding, machine_text, seed_text
+from cil.compare.runs import CATEGORIES, MIB, Run
 
 # What tells a comparison from any other JSON file.
 MARK = "class-incremental comparison"
