@@ -1,24 +1,26 @@
 """What makes a comparison unfair, or limits what may be concluded from it.
 
-Each check is a function of a comparison whose docstring is its promise; ``CHECKS`` lists them. A ``problem`` means that
-a difference in accuracy may have another cause than the methods; a ``note`` is something to know when reading.
-Identifiers are stable, so that scripts can look for them. Upper bounds take no part in what concerns memory.
+Each check is a generator whose docstring is its promise, over one scenario or over the whole comparison; ``CHECKS``
+lists them. A ``problem`` means that a difference in accuracy may have another cause than the methods; a ``note`` is
+something to know when reading. Identifiers are stable, so that scripts can look for them. Upper bounds take no part in
+what concerns memory.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from itertools import combinations
+from typing import Any, Literal, TypeVar
 
 from cil.compare.comparison import Comparison, Row, Section, shown
 from cil.compare.runs import MIB, Run
 
 Level = Literal["problem", "note"]
+Value = TypeVar("Value", bound=Hashable)
 # Options of the trainer that do nothing unless another has this value.
 ONLY_WITH = {
     "trainer.milestones": ("trainer.schedule", "multistep"),
@@ -50,44 +52,61 @@ class Finding:
     scenario: str = ""
 
 
+Check = Callable[[Comparison], Iterator[Finding]]
+
+
 def findings(comparison: Comparison) -> list[Finding]:
     """What all checks find, problems first."""
     found = [finding for check in CHECKS for finding in check(comparison)]
     return sorted(found, key=lambda finding: finding.level != "problem")
 
 
+def problem(id: str, text: str, advice: str) -> Finding:
+    """What may explain a difference in accuracy."""
+    return Finding("problem", id, text, advice)
+
+
+def note(id: str, text: str, advice: str) -> Finding:
+    """What is good to know."""
+    return Finding("note", id, text, advice)
+
+
+def in_each_section(check: Callable[[Section], Iterator[Finding]]) -> Check:
+    """The check of one scenario as a check of a comparison; what it finds bears the scenario's name."""
+
+    @wraps(check)
+    def checked(comparison: Comparison) -> Iterator[Finding]:
+        for section in comparison.sections:
+            for finding in check(section):
+                yield replace(finding, scenario=section.name)
+
+    return checked
+
+
 # --- the same tasks ---------------------------------------------------------------------------------------------------
 
 
-def scenarios(comparison: Comparison) -> list[Finding]:
+def scenarios(comparison: Comparison) -> Iterator[Finding]:
     """Methods that were run on data or class orders of one name but not the same are a problem; several scenarios that
     each have all methods, or bear different names, are a note."""
     by_name: dict[str, list[Section]] = defaultdict(list)
     for section in comparison.sections:
         by_name[section.name].append(section)
-    found = []
     for name, sections in by_name.items():
         if len({frozenset(row.label for row in section.rows) for section in sections}) > 1:
             parts = [f"{_few(_labels(section.rows))} on {section.fingerprint[:8]}" for section in sections]
-            found.append(
-                Finding(
-                    "problem",
-                    "different-fingerprints",
-                    f"'{name}' is not one scenario: the runs differ in {_difference(sections)} ({'; '.join(parts)}).",
-                    "Each fingerprint has tables of its own. Run all methods on the same images, order and tasks.",
-                )
+            yield problem(
+                "different-fingerprints",
+                f"'{name}' is not one scenario: the runs differ in {_difference(sections)} ({'; '.join(parts)}).",
+                "Each fingerprint has tables of its own. Run all methods on the same images, order and tasks.",
             )
     if len(comparison.sections) > 1:
         parts = [f"{section.name} ({section.fingerprint[:8]})" for section in comparison.sections]
-        found.append(
-            Finding(
-                "note",
-                "several-scenarios",
-                f"There are {len(parts)} scenarios: {_few(parts)}.",
-                "Each has tables of its own; nothing is compared or averaged across them.",
-            )
+        yield note(
+            "several-scenarios",
+            f"There are {len(parts)} scenarios: {_few(parts)}.",
+            "Each has tables of its own; nothing is compared or averaged across them.",
         )
-    return found
 
 
 def _difference(sections: Sequence[Section]) -> str:
@@ -108,458 +127,325 @@ def _difference(sections: Sequence[Section]) -> str:
 # --- the same memory --------------------------------------------------------------------------------------------------
 
 
-def budgets(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def budgets(section: Section) -> Iterator[Finding]:
     """Every run with a stated budget carries, at the end and in the budget's convention, what the budget says, give or
     take one stored image for each class; one to be met at every task is nowhere exceeded by more. A method that keeps
     no image, or all of them already, cannot fill a budget, so that it falls short is a note."""
-    found = []
-    for section in comparison.sections:
-        for row in _bounded(section.rows):
-            setting = row.setting
-            if setting.kind != "budget":
-                continue
-            image = max((run.image_bytes for run in row.runs), default=0) or _image(section)
-            room = image * sum(section.task_sizes)
-            ends = [run.task_bytes[-1][setting.convention] for run in row.runs]
-            worst = max(ends, key=lambda end: abs(end - setting.number))
-            text = (
-                f"{row.title} carries {_mib(worst)} MiB ({setting.convention}) at the end where the budget says "
-                f"{_mib(setting.number)} MiB, which is {_mib(abs(worst - setting.number))} MiB too "
-                f"{'much' if worst > setting.number else 'little'}."
+    for row in _bounded(section.rows):
+        if row.setting.kind != "budget":
+            continue
+        allowed, convention = row.setting.number, row.setting.convention
+        # Rows that have no image take the scenario's largest.
+        image = max(run.image_bytes for run in row.runs) or max(run.image_bytes for run in _runs(section))
+        room = image * sum(section.task_sizes)
+        worst = max((run.task_bytes[-1][convention] for run in row.runs), key=lambda end: abs(end - allowed))
+        peak, file = max(((_peak(run, convention), run.file) for run in row.runs), key=lambda item: item[0])
+        if abs(worst - allowed) > room:
+            short = worst < allowed and all(run.full for run in row.runs)
+            yield (note if short else problem)(
+                "budget-not-met",
+                f"{row.title} carries {_mib(worst)} MiB ({convention}) at the end where the budget says "
+                f"{_mib(allowed)} MiB, which is {_mib(abs(worst - allowed))} MiB too "
+                f"{'much' if worst > allowed else 'little'}.",
+                "It has no further image to fill the room with: read it as a method that needs less."
+                if short
+                else "Plan again with --dry-run, or name the budget that is carried.",
             )
-            if abs(worst - setting.number) > room:
-                short = worst < setting.number and all(run.full for run in row.runs)
-                advice = (
-                    "It has no further image to fill the room with: read it as a method that needs less."
-                    if short
-                    else "Plan again with --dry-run, or name the budget that is carried."
-                )
-                found.append(Finding("note" if short else "problem", "budget-not-met", text, advice, section.name))
-            elif setting.align == "always":
-                peaks = [(max(b[setting.convention] for b in run.task_bytes), run) for run in row.runs]
-                peak, run = max(peaks, key=lambda item: item[0])
-                if peak - setting.number > room:
-                    found.append(
-                        Finding(
-                            "problem",
-                            "budget-exceeded",
-                            f"{run.file} ({row.title}) carries up to {_mib(peak)} MiB where "
-                            f"{_mib(setting.number)} MiB are allowed at every task.",
-                            "Plan again with --dry-run.",
-                            section.name,
-                        )
-                    )
-    return found
+        elif row.setting.align == "always" and peak - allowed > room:
+            yield problem(
+                "budget-exceeded",
+                f"{file} ({row.title}) carries up to {_mib(peak)} MiB where {_mib(allowed)} MiB are allowed at every "
+                "task.",
+                "Plan again with --dry-run.",
+            )
 
 
-def budget_conventions(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def budget_conventions(section: Section) -> Iterator[Finding]:
     """Budgets of nearly the same bytes (within one percent) that count by another convention, are met at another time,
     or are a little apart are different memories, and are told: the first two as a problem."""
-    found = []
-    for section in comparison.sections:
-        stated = [setting for setting in section.settings if setting.kind == "budget"]
-        for index, one in enumerate(stated):
-            for other in stated[index + 1 :]:
-                if abs(one.number - other.number) > NEARLY_EQUAL * max(one.number, other.number):
-                    continue
-                apart = (one.convention, one.align) != (other.convention, other.align)
-                names = [
-                    f"{item.text} ({item.number} bytes: {_few(_labels(section.at(item)))})" for item in (one, other)
-                ]
-                found.append(
-                    Finding(
-                        "problem" if apart else "note",
-                        "different-budget-conventions" if apart else "nearly-equal-budgets",
-                        f"{' and '.join(names)} are shown as different memories.",
-                        "Give all methods one budget, with the same --memory.convention and --memory.align.",
-                        section.name,
-                    )
-                )
-    return found
+    for pair in combinations([setting for setting in section.settings if setting.kind == "budget"], 2):
+        low, high = sorted(setting.number for setting in pair)
+        if high - low > NEARLY_EQUAL * high:
+            continue
+        names = [f"{setting.text} ({setting.number} bytes: {_few(_labels(section.at(setting)))})" for setting in pair]
+        text = f"{' and '.join(names)} are shown as different memories."
+        advice = "Give all methods one budget, with the same --memory.convention and --memory.align."
+        if len({(setting.convention, setting.align) for setting in pair}) > 1:
+            yield problem("different-budget-conventions", text, advice)
+        else:
+            yield note("nearly-equal-budgets", text, advice)
 
 
-def equal_exemplars(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def equal_exemplars(section: Section) -> Iterator[Finding]:
     """Methods with the same number of exemplars and no stated budget carry the same strict bytes at the end, give or
     take one stored image: equal exemplars are not equal memory."""
-    found = []
-    for section in comparison.sections:
-        for setting in section.settings:
-            rows = [row for row in section.at(setting) if setting.kind in ("none", "exemplars", "per_class")]
-            if len(rows) < 2:
-                continue
-            image = max(run.image_bytes for row in rows for run in row.runs)
-            rows.sort(key=lambda row: row.final_bytes("strict"))
-            low, high = rows[0], rows[-1]
-            if high.final_bytes("strict") - low.final_bytes("strict") > image:
-                found.append(
-                    Finding(
-                        "problem",
-                        "unequal-memory",
-                        f"With {setting.text} each, {low.label} carries {_mib(low.final_bytes('strict'))} MiB and "
-                        f"{high.label} {_mib(high.final_bytes('strict'))} MiB (strict) at the end: equal exemplars are "
-                        "not equal memory.",
-                        "State a budget in bytes (--memory.budget), or compare the curves over memory.",
-                        section.name,
-                    )
-                )
-    return found
+    for setting in section.settings:
+        if setting.kind not in ("none", "exemplars", "per_class"):
+            continue
+        rows = sorted(section.at(setting), key=lambda row: row.final_bytes("strict"))
+        low, high = rows[0].final_bytes("strict"), rows[-1].final_bytes("strict")
+        if high - low > max(run.image_bytes for row in rows for run in row.runs):
+            yield problem(
+                "unequal-memory",
+                f"With {setting.text} each, {rows[0].label} carries {_mib(low)} MiB and {rows[-1].label} {_mib(high)} "
+                "MiB (strict) at the end: equal exemplars are not equal memory.",
+                "State a budget in bytes (--memory.budget), or compare the curves over memory.",
+            )
 
 
-def memory_ranges(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def memory_ranges(section: Section) -> Iterator[Finding]:
     """Areas under memory curves whose ranges differ by more than one percent are named; so are curves with two points
     at one memory, which have no area."""
-    found = []
-    for section in comparison.sections:
-        own = {curve.label: curve.measures[section.convention] for curve in section.curves}
-        apart = [label for label, measures in own.items() if measures.not_comparable]
-        if apart:
-            ranges = [f"{label} {own[label].low:.2f} to {own[label].high:.2f} MiB" for label in apart]
-            found.append(
-                Finding(
-                    "note",
-                    "different-memory-ranges",
-                    f"Areas under the memory curves cover different ranges: {_few(ranges)}.",
-                    "Compare areas only between methods whose ranges agree; the table marks the others.",
-                    section.name,
-                )
-            )
-        double = [c.label for c in section.curves if len(c.rows) > 1 and own[c.label].area_average is None]
-        if double:
-            found.append(
-                Finding(
-                    "note",
-                    "repeated-memory",
-                    f"{_few(double)} has two points at one memory and so no area.",
-                    "Compare fewer settings at once.",
-                    section.name,
-                )
-            )
-    return found
+    own = {curve.label: curve.measures[section.convention] for curve in section.curves}
+    ranges = [
+        f"{label} {own[label].low:.2f} to {own[label].high:.2f} MiB" for label in own if own[label].not_comparable
+    ]
+    if ranges:
+        yield note(
+            "different-memory-ranges",
+            f"Areas under the memory curves cover different ranges: {_few(ranges)}.",
+            "Compare areas only between methods whose ranges agree; the table marks the others.",
+        )
+    double = [c.label for c in section.curves if len(c.rows) > 1 and own[c.label].area_average is None]
+    if double:
+        yield note(
+            "repeated-memory",
+            f"{_few(double)} has two points at one memory and so no area.",
+            "Compare fewer settings at once.",
+        )
 
 
-def exemplar_free(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def exemplar_free(section: Section) -> Iterator[Finding]:
     """A method that says it keeps no exemplars keeps none after any task."""
-    found = []
-    for section, row in _rows(comparison):
+    for row in section.rows:
         for run in row.runs:
             most = max(task["exemplars"] for task in run.content["tasks"])
             if run.exemplar_free and most:
-                found.append(
-                    Finding(
-                        "problem",
-                        "exemplars-in-exemplar-free",
-                        f"{run.file} ({row.title}) says it is exemplar-free and keeps {most} exemplars.",
-                        "Run it with --memory.exemplars 0, or list it among the methods with exemplars.",
-                        section.name,
-                    )
+                yield problem(
+                    "exemplars-in-exemplar-free",
+                    f"{run.file} ({row.title}) says it is exemplar-free and keeps {most} exemplars.",
+                    "Run it with --memory.exemplars 0, or list it among the methods with exemplars.",
                 )
-    return found
 
 
-def ledgers(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def ledgers(section: Section) -> Iterator[Finding]:
     """The bytes of every task add up: no category is negative, and none is missing from the strict total."""
-    found = []
-    for section, row in _rows(comparison):
+    for row in section.rows:
         for run in row.runs:
-            rest = [measured.get("other", 0) for measured in run.task_bytes]
-            worst = max(rest, key=abs)
+            worst = max((measured.get("other", 0) for measured in run.task_bytes), key=abs)
             if worst:
-                found.append(
-                    Finding(
-                        "problem",
-                        "bytes-do-not-add-up",
-                        f"{run.file} ({row.title}): strict bytes and the sum of their categories are {worst} apart.",
-                        "Measure again with the current version; do not quote its memory.",
-                        section.name,
-                    )
+                yield problem(
+                    "bytes-do-not-add-up",
+                    f"{run.file} ({row.title}): strict bytes and the sum of their categories are {worst} apart.",
+                    "Measure again with the current version; do not quote its memory.",
                 )
-    return found
 
 
 # --- the same training ------------------------------------------------------------------------------------------------
 
 
-def training(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def training(section: Section) -> Iterator[Finding]:
     """Every option of the trainer that has an effect has one value in all rows; one that only an upper bound sets
     differently is a note. The identifier names the option: different-epochs, different-batch-size, different-lr."""
     return _different(
-        comparison, "trainer.", "Train all methods under one protocol, or say in the text that this differs."
+        section, "trainer.", "Train all methods under one protocol, or say in the text that this differs."
     )
 
 
-def augmentation(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def augmentation(section: Section) -> Iterator[Finding]:
     """Every option of the augmentation has one value in all rows."""
-    return _different(
-        comparison, "augmentation.", "Use one augmentation: it moves accuracy by as much as methods do.", "augmentation"
-    )
+    advice = "Use one augmentation: it moves accuracy by as much as methods do."
+    return _different(section, "augmentation.", advice, name="augmentation")
 
 
-def image_size(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def image_size(section: Section) -> Iterator[Finding]:
     """Images are resized alike in all rows."""
-    return _different(comparison, "image_size", "Use one --image_size.")
+    return _different(section, "image_size", "Use one --image_size.")
 
 
-def precision(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def precision(section: Section) -> Iterator[Finding]:
     """All rows compute in one precision."""
-    return _different(comparison, "precision", "Use one --precision.")
+    return _different(section, "precision", "Use one --precision.")
 
 
-def backbones(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def backbones(section: Section) -> Iterator[Finding]:
     """Methods with one network all have the same one. A method whose network grows may have another at a stated budget,
     which is how it meets it (a note), and may not without one."""
-    found = []
-    for section in comparison.sections:
-        rows = _bounded(section.rows)
-        fixed = [row for row in rows if not (row.first.grows and row.setting.kind == "budget")]
-        traded = [row for row in rows if row not in fixed]
-        by_value = _by_value(fixed, _network)
-        if len(by_value) > 1:
-            found.append(
-                Finding(
-                    "problem",
-                    "different-backbones",
-                    f"The network differs: {_listed(by_value)}.",
-                    "Use one --model.backbone, unless a method's own growth is paid for under a stated budget.",
-                    section.name,
-                )
-            )
-        other = [row for row in traded if _network(row) not in by_value] if by_value else []
-        if other:
-            found.append(
-                Finding(
-                    "note",
-                    "backbone-spent-as-memory",
-                    f"Growing methods meet the budget with another network: {_listed(_by_value(other, _network))}.",
-                    "This is the protocol of Zhou et al., ICLR 2023; say so beside the table.",
-                    section.name,
-                )
-            )
-    return found
+    rows = _bounded(section.rows)
+    traded = [row for row in rows if row.first.grows and row.setting.kind == "budget"]
+    fixed = [row for row in rows if row not in traded]
+    if by_network := _divided(fixed, _network):
+        yield problem(
+            "different-backbones",
+            f"The network differs: {_listed(by_network)}.",
+            "Use one --model.backbone, unless a method's own growth is paid for under a stated budget.",
+        )
+    usual = {_network(row) for row in fixed}
+    other = [row for row in traded if _network(row) not in usual]
+    if usual and other:
+        yield note(
+            "backbone-spent-as-memory",
+            f"Growing methods meet the budget with another network: {_listed(_by_value(other, _network))}.",
+            "This is the protocol of Zhou et al., ICLR 2023; say so beside the table.",
+        )
 
 
-def heads(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def heads(section: Section) -> Iterator[Finding]:
     """Another kind of head is told as a note, since some methods are defined with one."""
-    found = []
-    for section in comparison.sections:
-        by_value = _by_value(section.rows, lambda row: _told(row, ("model.head", "model.head_args")))
-        if len(by_value) > 1:
-            found.append(
-                Finding(
-                    "note",
-                    "different-heads",
-                    f"The head differs: {_listed(by_value)}.",
-                    "Say so where a method's head is not part of it.",
-                    section.name,
-                )
-            )
-    return found
+    if by_head := _divided(section.rows, partial(_told, keys=("model.head", "model.head_args"))):
+        yield note(
+            "different-heads",
+            f"The head differs: {_listed(by_head)}.",
+            "Say so where a method's head is not part of it.",
+        )
 
 
 # --- the same knowledge -----------------------------------------------------------------------------------------------
 
 
-def pretraining(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def pretraining(section: Section) -> Iterator[Finding]:
     """Either all rows of a scenario start from weights trained on one list of classes, or none does; rows that do not
     say count as untrained."""
-    found = []
-    for section in comparison.sections:
-        by_value = _by_value(
-            section.rows, lambda row: json.dumps(sorted(row.first.content.get("pretrained_classes") or []))
+    if by_classes := _divided(section.rows, lambda row: tuple(sorted(_pretrained(row)))):
+        parts = [f"{len(classes) or 'no'} classes in {_few(_labels(rows))}" for classes, rows in by_classes.items()]
+        yield problem(
+            "different-pretraining",
+            f"The classes that initial weights were trained on differ: {'; '.join(parts)}.",
+            "Start all methods from the same weights.",
         )
-        if len(by_value) > 1:
-            parts = [
-                f"{len(json.loads(value)) or 'no'} classes in {_few(_labels(rows))}" for value, rows in by_value.items()
-            ]
-            found.append(
-                Finding(
-                    "problem",
-                    "different-pretraining",
-                    f"The classes that initial weights were trained on differ: {'; '.join(parts)}.",
-                    "Start all methods from the same weights.",
-                    section.name,
-                )
-            )
-    return found
 
 
-def pretraining_overlap(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def pretraining_overlap(section: Section) -> Iterator[Finding]:
     """The classes that initial weights were trained on, where declared, are none of the stream's; names are compared
     without case and punctuation, and synonyms after a comma count."""
-    found = []
-    for section in comparison.sections:
-        by_overlap: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-        for row in section.rows:
-            known = {name for text in row.first.content.get("pretrained_classes") or [] for name in _names(text)}
-            stream = row.first.content["scenario"].get("class_names") or []
-            by_overlap[tuple(str(text) for text in stream if _names(text) & known)].append(row)
-        for overlap, rows in by_overlap.items():
-            if overlap:
-                found.append(
-                    Finding(
-                        "problem",
-                        "pretraining-overlap",
-                        f"{_titles(rows)}: the initial weights were trained on {len(overlap)} of the stream's "
-                        f"classes ({_few(overlap)}).",
-                        "Use weights trained without these classes, or do not call them new.",
-                        section.name,
-                    )
-                )
-    return found
+    for overlap, rows in _by_value(section.rows, _overlap).items():
+        if overlap:
+            yield problem(
+                "pretraining-overlap",
+                f"{_titles(rows)}: the initial weights were trained on {len(overlap)} of the stream's classes "
+                f"({_few(overlap)}).",
+                "Use weights trained without these classes, or do not call them new.",
+            )
 
 
-def selection(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def selection(section: Section) -> Iterator[Finding]:
     """Every run that says how its model was selected reports the last epoch, which needs no test data."""
-    found = []
-    for section, row in _rows(comparison):
+    for row in section.rows:
         chosen = row.first.content.get("selected_by") or "last epoch"
         if chosen != "last epoch":
-            found.append(
-                Finding(
-                    "problem",
-                    "test-data-selection",
-                    f"{row.title} reports a model selected by '{chosen}'.",
-                    "Report the last epoch, or select on images held out from training for all methods.",
-                    section.name,
-                )
+            yield problem(
+                "test-data-selection",
+                f"{row.title} reports a model selected by '{chosen}'.",
+                "Report the last epoch, or select on images held out from training for all methods.",
             )
-    return found
 
 
 # --- enough, and the same, runs ---------------------------------------------------------------------------------------
 
 
-def single_seed(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def single_seed(section: Section) -> Iterator[Finding]:
     """Every row has at least two seeds: one is an example, not a comparison."""
-    found = []
-    for section in comparison.sections:
-        alone = [row for row in section.rows if len(row.runs) < 2]
-        if alone:
-            found.append(
-                Finding(
-                    "problem",
-                    "single-seed",
-                    f"One seed only: {_titles(alone)}.",
-                    "Run further seeds (--seed 1, --seed 2): without them there is no deviation and no interval.",
-                    section.name,
-                )
-            )
-    return found
-
-
-def seeds(comparison: Comparison) -> list[Finding]:
-    """Rows of one memory have the same seeds; differences are paired over common ones only."""
-    found = []
-    for section in comparison.sections:
-        for setting in section.settings:
-            by_value = _by_value(section.at(setting), lambda row: ", ".join(seed_text(run) for run in row.runs))
-            if len(by_value) > 1:
-                found.append(
-                    Finding(
-                        "note",
-                        "different-seeds",
-                        f"At {setting.text}, seeds differ: {_listed(by_value)}.",
-                        "Run all methods with the same seeds: only common ones are paired.",
-                        section.name,
-                    )
-                )
-    return found
-
-
-def repeated(comparison: Comparison) -> list[Finding]:
-    """An experiment that was given twice with the same seeds is counted once; that its numbers differ is a problem."""
-    found = []
-    for kept, dropped, agree in comparison.repeated:
-        found.append(
-            Finding(
-                "note" if agree else "problem",
-                "repeated-run" if agree else "repeated-run-differs",
-                f"{kept} and {dropped} are the same experiment with the same seeds and "
-                f"{'agree' if agree else 'do not agree'}; the first is used.",
-                "Give it once." if agree else "Find out which is right: versions, machine or code changed the numbers.",
-            )
+    if alone := [row for row in section.rows if len(row.runs) < 2]:
+        yield problem(
+            "single-seed",
+            f"One seed only: {_titles(alone)}.",
+            "Run further seeds (--seed 1, --seed 2): without them there is no deviation and no interval.",
         )
-    return found
 
 
-def left_out(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def seeds(section: Section) -> Iterator[Finding]:
+    """Rows of one memory have the same seeds; differences are paired over common ones only."""
+    for setting in section.settings:
+        if by_seeds := _divided(section.at(setting), lambda row: ", ".join(seed_text(run) for run in row.runs)):
+            yield note(
+                "different-seeds",
+                f"At {setting.text}, seeds differ: {_listed(by_seeds)}.",
+                "Run all methods with the same seeds: only common ones are paired.",
+            )
+
+
+def repeated(comparison: Comparison) -> Iterator[Finding]:
+    """An experiment that was given twice with the same seeds is counted once; that its numbers differ is a problem."""
+    for kept, dropped, agree in comparison.repeated:
+        both = f"{kept} and {dropped} are the same experiment with the same seeds and"
+        if agree:
+            yield note("repeated-run", f"{both} agree; the first is used.", "Give it once.")
+        else:
+            yield problem(
+                "repeated-run-differs",
+                f"{both} do not agree; the first is used.",
+                "Find out which is right: versions, machine or code changed the numbers.",
+            )
+
+
+def left_out(comparison: Comparison) -> Iterator[Finding]:
     """Result files that are not compared are named with the reason; repeated ones by a check of their own."""
     doubles = {dropped for _, dropped, _ in comparison.repeated}
-    return [
-        Finding("note", "left-out", f"{item.file} is left out: {item.reason}.", "Finish it, or do not name it.")
-        for item in comparison.left_out
-        if item.file not in doubles
-    ]
+    for item in comparison.left_out:
+        if item.file not in doubles:
+            yield note("left-out", f"{item.file} is left out: {item.reason}.", "Finish it, or do not name it.")
 
 
-def versions(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def versions(section: Section) -> Iterator[Finding]:
     """Python and packages have one version in all runs of a scenario."""
-    found = []
-    for section in comparison.sections:
-        runs = _runs(section)
-        names = dict.fromkeys(name for run in runs for name in run.content["versions"] if name != "commit")
-        for name in names:
-            counts = _counted(str(run.content["versions"].get(name)) for run in runs)
-            if len(counts) > 1:
-                found.append(
-                    Finding(
-                        "note",
-                        "different-versions",
-                        f"{name} differs between runs: {_tally(counts)}.",
-                        "Numbers may differ in the last digits; repeat one run under both to see how much.",
-                        section.name,
-                    )
-                )
-    return found
+    runs = _runs(section)
+    for name in dict.fromkeys(name for run in runs for name in run.content["versions"] if name != "commit"):
+        if told := _tally(str(run.content["versions"].get(name)) for run in runs):
+            yield note(
+                "different-versions",
+                f"{name} differs between runs: {told}.",
+                "Numbers may differ in the last digits; repeat one run under both to see how much.",
+            )
 
 
-def commits(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def commits(section: Section) -> Iterator[Finding]:
     """All runs of a scenario come from one commit, with nothing uncommitted."""
-    found = []
-    for section in comparison.sections:
-        counts = _counted(str(run.content["versions"].get("commit")) for run in _runs(section))
-        if len(counts) > 1:
-            found.append(
-                Finding(
-                    "note",
-                    "different-commits",
-                    f"Runs come from different commits: {_tally(counts)}.",
-                    "Check that nothing between them changes numbers, or run again at one.",
-                    section.name,
-                )
-            )
-        dirty = [run.file for run in _runs(section) if str(run.content["versions"].get("commit")).endswith("-dirty")]
-        if dirty:
-            found.append(
-                Finding(
-                    "note",
-                    "uncommitted-changes",
-                    f"The source had uncommitted changes in {len(dirty)} runs: {_few(dirty)}.",
-                    "Commit, then run again: nobody else can run this code.",
-                    section.name,
-                )
-            )
-    return found
+    by_file = {run.file: str(run.content["versions"].get("commit")) for run in _runs(section)}
+    if told := _tally(by_file.values()):
+        yield note(
+            "different-commits",
+            f"Runs come from different commits: {told}.",
+            "Check that nothing between them changes numbers, or run again at one.",
+        )
+    if dirty := [file for file, commit in by_file.items() if commit.endswith("-dirty")]:
+        yield note(
+            "uncommitted-changes",
+            f"The source had uncommitted changes in {len(dirty)} runs: {_few(dirty)}.",
+            "Commit, then run again: nobody else can run this code.",
+        )
 
 
-def machines(comparison: Comparison) -> list[Finding]:
+@in_each_section
+def machines(section: Section) -> Iterator[Finding]:
     """All runs of a scenario were computed on one kind of machine with as many threads, so their seconds compare."""
-    found = []
-    for section in comparison.sections:
-        counts = _counted(machine_text(run) for run in _runs(section))
-        if len(counts) > 1:
-            found.append(
-                Finding(
-                    "note",
-                    "different-machines",
-                    f"Runs were computed on different machines: {_tally(counts)}.",
-                    "Do not compare their seconds.",
-                    section.name,
-                )
-            )
-    return found
+    if told := _tally(machine_text(run) for run in _runs(section)):
+        yield note(
+            "different-machines",
+            f"Runs were computed on different machines: {told}.",
+            "Do not compare their seconds.",
+        )
 
 
-CHECKS: tuple[Callable[[Comparison], list[Finding]], ...] = (
+CHECKS: tuple[Check, ...] = (
     *(scenarios, budgets, budget_conventions, equal_exemplars, exemplar_free, ledgers, training, augmentation),
     *(image_size, precision, backbones, pretraining, pretraining_overlap, selection, single_seed, repeated),
     *(memory_ranges, heads, seeds, versions, commits, machines, left_out),
@@ -581,30 +467,18 @@ def machine_text(run: Run) -> str:
     return f"{machine.get('name')}, {machine.get('device')}, threads {machine.get('threads')}"
 
 
-def _different(comparison: Comparison, prefix: str, advice: str, name: str | None = None) -> list[Finding]:
+def _different(section: Section, prefix: str, advice: str, name: str | None = None) -> Iterator[Finding]:
     """A finding for each option that differs within a scenario, or one for all of them under a common name."""
-    found = []
-    for section in comparison.sections:
-        values: dict[str, dict[str, list[Row]]] = {}
-        for key in dict.fromkeys(key for row in section.rows for key in row.first.options if key.startswith(prefix)):
-            by_value = _by_value(section.rows, partial(_effective, key=key))
-            if len(by_value) > 1:
-                values[key] = by_value
-        for group in [list(values)] if name and values else [[key] for key in values]:
-            bounded = _bounded(section.rows)
-            fair = bounded and all(len({_effective(row, key) for row in bounded}) == 1 for key in group)
-            last = group[0].rpartition(".")[2].replace("_", "-")
-            found.append(
-                Finding(
-                    "note" if fair else "problem",
-                    f"different-{name or last}",
-                    f"{' '.join(f'{key} differs: {_listed(values[key])}.' for key in group)}"
-                    + " Only upper bounds differ." * bool(fair),
-                    advice,
-                    section.name,
-                )
-            )
-    return found
+    keys = dict.fromkeys(key for row in section.rows for key in row.first.options if key.startswith(prefix))
+    values = {key: found for key in keys if (found := _divided(section.rows, partial(_effective, key=key)))}
+    bounded = _bounded(section.rows)
+    for group in [list(values)] if name and values else [[key] for key in values]:
+        fair = bounded and not any(_divided(bounded, partial(_effective, key=key)) for key in group)
+        told = " ".join(f"{key} differs: {_listed(values[key])}." for key in group)
+        last = group[0].rpartition(".")[2].replace("_", "-")
+        yield (note if fair else problem)(
+            f"different-{name or last}", told + " Only upper bounds differ." * bool(fair), advice
+        )
 
 
 def _effective(row: Row, key: str) -> str:
@@ -624,11 +498,17 @@ def _told(row: Row, keys: Iterable[str]) -> str:
     return " ".join(shown(row.first.options[key]) for key in keys if row.first.options.get(key)) or "-"
 
 
-def _by_value(rows: Iterable[Row], value: Callable[[Row], str]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
+def _by_value(rows: Iterable[Row], value: Callable[[Row], Value]) -> dict[Value, list[Row]]:
+    found: dict[Value, list[Row]] = defaultdict(list)
     for row in rows:
         found[value(row)].append(row)
     return dict(found)
+
+
+def _divided(rows: Iterable[Row], value: Callable[[Row], Value]) -> dict[Value, list[Row]]:
+    """Rows by value where they have several; empty where all have one."""
+    found = _by_value(rows, value)
+    return found if len(found) > 1 else {}
 
 
 def _listed(by_value: dict[str, list[Row]]) -> str:
@@ -650,16 +530,23 @@ def _few(names: Sequence[str], between: str = ", ") -> str:
     return between.join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def _tally(counts: dict[str, int]) -> str:
-    """``9cb4034 (10 runs), 6d7d9c8 (1 run)``"""
-    return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in counts.items())
+def _tally(values: Iterable[str]) -> str:
+    """``9cb4034 (10 runs), 6d7d9c8 (1 run)``; empty where all are the same."""
+    counts = Counter(values).most_common()
+    told = ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in counts)
+    return told if len(counts) > 1 else ""
 
 
-def _counted(values: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = defaultdict(int)
-    for value in values:
-        found[value] += 1
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+def _pretrained(row: Row) -> list[str]:
+    """The classes that initial weights were trained on, as declared."""
+    return [str(text) for text in row.first.content.get("pretrained_classes") or []]
+
+
+def _overlap(row: Row) -> tuple[str, ...]:
+    """Those that are the stream's."""
+    known = {name for text in _pretrained(row) for name in _names(text)}
+    stream = row.first.content["scenario"].get("class_names") or []
+    return tuple(str(text) for text in stream if _names(text) & known)
 
 
 def _names(text: Any) -> set[str]:
@@ -672,17 +559,13 @@ def _bounded(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if not row.upper_bound]
 
 
-def _rows(comparison: Comparison) -> list[tuple[Section, Row]]:
-    return [(section, row) for section in comparison.sections for row in section.rows]
-
-
 def _runs(section: Section) -> list[Run]:
     return [run for row in section.rows for run in row.runs]
 
 
-def _image(section: Section) -> float:
-    """The largest stored image of a scenario, for rows that have none."""
-    return max((run.image_bytes for run in _runs(section)), default=0.0)
+def _peak(run: Run, convention: str) -> int:
+    """The most that a run carries after any task."""
+    return max(measured[convention] for measured in run.task_bytes)
 
 
 def _mib(number: float) -> str:
