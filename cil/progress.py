@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from cil.memory.ledger import Bytes, mib
+
 if TYPE_CHECKING:
     from cil.evaluation.accuracy import Predictions
-    from cil.memory.ledger import Bytes
     from cil.scenario import Task
-
-MIB = 2**20
 
 
 class Progress:
@@ -105,4 +104,4 @@ class Progress:
         if self.of_tasks is not None:
             self.bars.advance(self.of_tasks)
         shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in accuracy.items())
-        self.say(f"task {task.index + 1}: {task.n_seen} classes seen; {shown}; {size['strict'] / MIB:.2f} MiB carried")
+        self.say(f"task {task.index + 1}: {task.n_seen} classes seen; {shown}; {mib(size['strict'])} MiB carried")

@@ -20,8 +20,9 @@ from typing import Any
 from scipy.stats import t as student
 
 from cil.compare import memory_curve
-from cil.compare.runs import MIB, UNSAID, LeftOut, Run, Setting, read
+from cil.compare.runs import UNSAID, LeftOut, Run, Setting, read
 from cil.errors import unknown
+from cil.memory.ledger import MIB
 
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 CONVENTIONS = ("strict", "paper")

@@ -17,7 +17,8 @@ from itertools import combinations
 from typing import Any, Literal, TypeVar
 
 from cil.compare.comparison import Comparison, Row, Section, shown
-from cil.compare.runs import MIB, Run
+from cil.compare.runs import Run
+from cil.memory.ledger import mib
 
 Level = Literal["problem", "note"]
 Value = TypeVar("Value", bound=Hashable)
@@ -145,8 +146,8 @@ def budgets(section: Section) -> Iterator[Finding]:
             short = worst < allowed and all(run.full for run in row.runs)
             yield (note if short else problem)(
                 "budget-not-met",
-                f"{row.title} carries {_mib(worst)} MiB ({convention}) at the end where the budget says "
-                f"{_mib(allowed)} MiB, which is {_mib(abs(worst - allowed))} MiB too "
+                f"{row.title} carries {mib(worst, 3)} MiB ({convention}) at the end where the budget says "
+                f"{mib(allowed, 3)} MiB, which is {mib(abs(worst - allowed), 3)} MiB too "
                 f"{'much' if worst > allowed else 'little'}.",
                 "It has no further image to fill the room with: read it as a method that needs less."
                 if short
@@ -155,8 +156,8 @@ def budgets(section: Section) -> Iterator[Finding]:
         elif row.setting.align == "always" and peak - allowed > room:
             yield problem(
                 "budget-exceeded",
-                f"{file} ({row.title}) carries up to {_mib(peak)} MiB where {_mib(allowed)} MiB are allowed at every "
-                "task.",
+                f"{file} ({row.title}) carries up to {mib(peak, 3)} MiB where {mib(allowed, 3)} MiB are allowed at "
+                "every task.",
                 "Plan again with --dry-run.",
             )
 
@@ -190,8 +191,8 @@ def equal_exemplars(section: Section) -> Iterator[Finding]:
         if high - low > max(run.image_bytes for row in rows for run in row.runs):
             yield problem(
                 "unequal-memory",
-                f"With {setting.text} each, {rows[0].label} carries {_mib(low)} MiB and {rows[-1].label} {_mib(high)} "
-                "MiB (strict) at the end: equal exemplars are not equal memory.",
+                f"With {setting.text} each, {rows[0].label} carries {mib(low, 3)} MiB and {rows[-1].label} "
+                f"{mib(high, 3)} MiB (strict) at the end: equal exemplars are not equal memory.",
                 "State a budget in bytes (--memory.budget), or compare the curves over memory.",
             )
 
@@ -566,7 +567,3 @@ def _runs(section: Section) -> list[Run]:
 def _peak(run: Run, convention: str) -> int:
     """The most that a run carries after any task."""
     return max(measured[convention] for measured in run.task_bytes)
-
-
-def _mib(number: float) -> str:
-    return f"{number / MIB:.3f}"
