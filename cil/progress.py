@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from cil.scenario import Task
 
 
+def bars(console: Console) -> Bars:
+    """Bars with what is done, how many of how many, time and time left; nothing where there is no terminal."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class Progress:
     """Bars for tasks, epochs and steps with the time left, a line for each task, and event files.
 
@@ -28,16 +42,7 @@ class Progress:
 
     def __init__(self, console: Console, events: Path | None = None) -> None:
         self.console = console
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bars = bars(console)
         self.of_tasks: TaskID | None = None
         self.of_steps: TaskID | None = None
         self.writer: Any = None
