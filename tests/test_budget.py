@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from cil import config
 from cil.checkpoint import Checkpoints, Moment
-from cil.checks import COUNTS, Lab, toy_scenario
 from cil.errors import UserError
 from cil.experiment import Experiment, plan
+from cil.lab import COUNTS, Lab, toy_scenario
 from cil.memory import tables
 from cil.memory.budget import growth, parse_bytes
 from cil.memory.exemplars import Memory

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cil.augmentation import Augmentation
 from cil.checkpoint import Checkpoints
-from cil.checks import QUOTA_TOTAL, Lab, TinyNet, toy_dataset, toy_scenario
 from cil.data import ImageSet
+from cil.lab import QUOTA_TOTAL, Lab, TinyNet, toy_dataset, toy_scenario
 from cil.memory.exemplars import Memory
 from cil.memory.ledger import measure
 from cil.nets.heads import LinearHead
