@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib
 import inspect
@@ -86,6 +87,16 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(_paragraph(message))
+
+
+class PlainParser(argparse.ArgumentParser):
+    """argparse's parser for tools without options of a run; its errors are one paragraph that ends with the usage."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, allow_abbrev=False, description=description)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. {' '.join(self.format_usage().split())}")
 
 
 def make_parser(prog: str) -> Parser:

@@ -11,12 +11,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from cil.memory.ledger import Bytes, mib
+
 if TYPE_CHECKING:
     from cil.evaluation.accuracy import Predictions
-    from cil.memory.ledger import Bytes
     from cil.scenario import Task
 
-MIB = 2**20
+
+def bars(console: Console) -> Bars:
+    """Bars with what is done, how many of how many, time and time left; nothing where there is no terminal."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 class Progress:
@@ -29,16 +42,7 @@ class Progress:
 
     def __init__(self, console: Console, events: Path | None = None) -> None:
         self.console = console
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bars = bars(console)
         self.of_tasks: TaskID | None = None
         self.of_steps: TaskID | None = None
         self.writer: Any = None
@@ -105,4 +109,4 @@ class Progress:
         if self.of_tasks is not None:
             self.bars.advance(self.of_tasks)
         shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in accuracy.items())
-        self.say(f"task {task.index + 1}: {task.n_seen} classes seen; {shown}; {size['strict'] / MIB:.2f} MiB carried")
+        self.say(f"task {task.index + 1}: {task.n_seen} classes seen; {shown}; {mib(size['strict'])} MiB carried")

@@ -115,8 +115,8 @@ def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[
 
     Teachers and other modules that went away, the optimiser's state, and decoded copies of encoded exemplars.
     """
-    teachers = max(0, trainer.state_bytes - carried["parameters"] - carried["buffers"])
-    return {"teachers": teachers, "optimizer": trainer.optimizer_bytes, "decoded": decoded}
+    teachers = max(0, trainer.peak_state - carried["parameters"] - carried["buffers"])
+    return {"teachers": teachers, "optimizer": trainer.peak_optimizer, "decoded": decoded}
 
 
 def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: Place) -> int:

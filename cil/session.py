@@ -23,7 +23,8 @@ from cil.folder import RunFolder
 from cil.memory import tables
 from cil.memory.budget import show
 from cil.memory.exemplars import Exemplars
-from cil.progress import MIB, Progress
+from cil.memory.ledger import STATE, STORED, mib
+from cil.progress import Progress
 from cil.resume import Record
 from cil.run import run
 from cil.strategy import Strategy
@@ -175,7 +176,7 @@ def memory(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> i
         for single, memo, der in zip(*[iter(rows)] * 3, strict=True):
             kept = (f"{row.exemplars}" for row in (single, memo, der))
             sizes = (f"{row.parameters:,}" for row in (memo, der))
-            table.add_row(single.setting, tables.mib(single.budget), der.backbone, *kept, *sizes)
+            table.add_row(single.setting, mib(single.budget), der.backbone, *kept, *sizes)
         console.print(table)
     for setting in tables.GROWING:
         weight = tables.in_images(find, setting)
@@ -192,14 +193,14 @@ def plan_table(experiment: Experiment) -> Table:
     # Labels and lengths belong to the exemplars; a column of zeros tells nothing.
     for row in rows:
         size = row["bytes"]
-        row["sizes"] = {**size, "stored": size["exemplars"] + size["labels"] + size["lengths"]}
-    kinds = ("backbone", "head", "normalisation", "statistics", "stored")
+        row["sizes"] = {**size, "stored": sum(size[kind] for kind in STORED)}
+    kinds = (*STATE, "stored")
     shown = [*(kind for kind in kinds if any(row["sizes"][kind] for row in rows)), "strict", "paper"]
     for name in ("task", "classes", "images", "exemplars", *shown):
         table.add_column({"normalisation": "norm."}.get(name, name), justify="right", no_wrap=True)
     for row in rows:
         counts = (row["task"] + 1, len(row["classes"]), row["train_images"], row["exemplars"])
-        table.add_row(*map(str, counts), *(f"{row['sizes'][name] / MIB:.3f}" for name in shown))
+        table.add_row(*map(str, counts), *(mib(row["sizes"][name], 3) for name in shown))
     budget = experiment.limits().budget
     notes = ["keeps all images: an upper bound, outside any memory budget"] * experiment.memory.unbounded
     if budget:

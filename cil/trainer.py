@@ -195,14 +195,14 @@ class Trainer:
         """This trainer for one task: its options of that task, at that place, with nothing counted yet."""
         bound = self._of_task(place.task)
         bound.place, bound.stage, bound.images, bound.seconds = place, 0, 0, 0.0
-        bound.state_bytes = bound.optimizer_bytes = 0
+        bound.peak_state = bound.peak_optimizer = 0
         return bound
 
     stage: int = 0  # calls of descend so far in this task
     images: int = 0  # images trained on so far in this task, by this process
     seconds: float = 0.0  # time in descend so far in this task, by this process
-    state_bytes: int = 0  # of the strategy while it learned, teachers included: the most of all stages of this task
-    optimizer_bytes: int = 0  # of the optimiser's state, likewise
+    peak_state: int = 0  # bytes of the strategy as it learns, teachers included: the most of all stages of this task
+    peak_optimizer: int = 0  # bytes of the optimiser's state, likewise
 
     def share(self, part: float) -> int:
         """Epochs of a stage that takes this part of the trainer's own, rounded up to at least one."""
@@ -245,9 +245,9 @@ class Trainer:
                 loss = self.run_epoch(strategy, both, optimizer, stage, epoch)
                 place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
                 place.watcher.save(stage, epoch, self.epochs, strategy, optimizer)
-            self.state_bytes = max(self.state_bytes, state_bytes(strategy))
+            self.peak_state = max(self.peak_state, state_bytes(strategy))
             tensors = [value for state in optimizer.state.values() for value in state.values()]
-            self.optimizer_bytes = max(self.optimizer_bytes, sum(size(t) for t in tensors if isinstance(t, Tensor)))
+            self.peak_optimizer = max(self.peak_optimizer, sum(size(t) for t in tensors if isinstance(t, Tensor)))
         finally:
             self.epochs = whole
             del strategy.label_smoothing  # the class default again

@@ -14,7 +14,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-MIB = 2**20
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from cil.memory.ledger import mib
+
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting", "new_task_accuracy")
 
 
@@ -41,7 +44,7 @@ def main(folder: Path) -> None:
         own = runs[name]
         evaluator, last = own[0]["evaluator"], own[0]["tasks"][-1]
         seeds = ", ".join(str(run["seeds"]["init"]) for run in own)
-        sizes = [f"{last['bytes'][key] / MIB:.2f}" for key in ("strict", "paper")]
+        sizes = [mib(last["bytes"][key]) for key in ("strict", "paper")]
         scores = [spread(_metric(own, key)) for key in METRICS]
         rows.append([f"{name} ({evaluator})", seeds, *scores, str(last["exemplars"]), *sizes])
         by_task = zip(*(run["metrics"][evaluator]["seen_accuracy"] for run in own), strict=True)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cil.checks import Lab, TinyNet
 from cil.data import ImageSet
+from cil.lab import Lab, TinyNet
 from cil.nets.heads import LinearHead
 from cil.nets.network import Model, Network
 from cil.run import run

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cil import checks
 from cil.evaluation.accuracy import class_means, evaluate, features_of
+from cil.lab import Lab
 from cil.memory.exemplars import Exemplars, Memory
 from cil.run import learn, select
 from strategies.icarl import ICaRL
@@ -24,7 +24,7 @@ class Doubled(Replay):
 @pytest.fixture(scope="module", params=[Replay, ICaRL, Doubled])
 def learned(request):
     """A strategy after two tasks, with its exemplars and the place it was trained at."""
-    experiment = checks.Lab(request.param).experiment()
+    experiment = Lab(request.param).experiment()
     strategy, exemplars = experiment.fresh(), Exemplars(Memory(exemplars=18), (1, 8, 8))
     for task in experiment.scenario.tasks[:2]:
         place = experiment.place(task.index)
@@ -76,7 +76,7 @@ def test_evaluators_agree_with_a_loop_in_any_order(learned, order):
 
 
 def test_the_evaluators_differ_where_the_network_is_untrained():
-    experiment = checks.Lab(Replay).experiment()
+    experiment = Lab(Replay).experiment()
     strategy, exemplars = experiment.fresh(), Exemplars(Memory(exemplars=18), (1, 8, 8))
     task, place = experiment.scenario.tasks[0], experiment.place(0)
     experiment.grow(strategy, task)
@@ -99,7 +99,7 @@ def test_a_class_without_exemplars_has_no_mean_and_is_never_predicted(learned):
 
 
 def test_top5_counts_the_five_best():
-    experiment = checks.Lab(Replay).experiment(sizes=(6,))
+    experiment = Lab(Replay).experiment(sizes=(6,))
     strategy, exemplars = experiment.fresh(), Exemplars(Memory(exemplars=18), (1, 8, 8))
     experiment.grow(strategy, experiment.scenario.tasks[0])
     place, test = experiment.place(0), experiment.scenario.test

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from cil import config
 from cil.checkpoint import Checkpoints, Moment
-from cil.checks import COUNTS, Lab, toy_scenario
 from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment, plan
+from cil.lab import COUNTS, Lab, toy_scenario
 from cil.memory import tables
 from cil.memory.budget import growth, parse_bytes
 from cil.memory.exemplars import Memory
-from cil.memory.ledger import counted
+from cil.memory.ledger import counted, mib
 from cil.run import run
 from cil.seeds import Seeds
 from cil.trainer import Trainer
@@ -82,7 +82,7 @@ def test_the_aligned_numbers_of_exemplars_are_the_published_ones():
 def test_the_budgets_of_the_curves_are_the_published_ones():
     found = {}
     for row in tables.budgets(FIND):
-        found.setdefault((row.setting, tables.mib(row.budget)), {})[row.strategy] = row
+        found.setdefault((row.setting, mib(row.budget)), {})[row.strategy] = row
     numbers = {
         key: (
             *(own[name].exemplars for name in ("replay", "memo", "der")),

@@ -9,6 +9,7 @@ import pytest
 
 from cil import checks
 from cil.config import strategies
+from cil.lab import Lab
 from tests import mutants
 
 # init_args of variants that deserve the whole suite, too.
@@ -23,8 +24,8 @@ CHECKS = checks.all_checks()
 
 
 @functools.cache
-def lab(name: str, options: tuple) -> checks.Lab:
-    return checks.Lab(strategies()[name], dict(options))
+def lab(name: str, options: tuple) -> Lab:
+    return Lab(strategies()[name], dict(options))
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value) if value else "default")
@@ -75,7 +76,7 @@ CAUGHT_BY = {
 @pytest.mark.parametrize(("name", "check"), CAUGHT_BY.items())
 def test_a_mutant_is_caught(name, check):
     mutants.SHELF.clear()
-    assert checks.failure(CHECKS[check], checks.Lab(getattr(mutants, name))) is not None
+    assert checks.failure(CHECKS[check], Lab(getattr(mutants, name))) is not None
 
 
 def test_every_mutant_is_listed_and_every_check_has_one():
@@ -93,13 +94,13 @@ def test_every_mutant_is_listed_and_every_check_has_one():
 
 def test_a_number_beside_the_constructor_is_found(monkeypatch):
     check = CHECKS["no_numbers_beside_the_constructor"]
-    assert checks.failure(check, checks.Lab(mutants.LearnsNothing)) is None
+    assert checks.failure(check, Lab(mutants.LearnsNothing)) is None
     monkeypatch.setattr(mutants, "ALPHA", 0.5, raising=False)
-    assert "ALPHA" in checks.failure(check, checks.Lab(mutants.LearnsNothing))
+    assert "ALPHA" in checks.failure(check, Lab(mutants.LearnsNothing))
 
 
 ENGINE_MUTANTS = {
-    "bytes_are_as_planned": ("cil.checks.measure_run", lambda strategy, exemplars: {"strict": 1}),
+    "bytes_are_as_planned": ("cil.lab.measure_run", lambda strategy, exemplars: {"strict": 1}),
     "survives_classes_with_few_images": ("cil.run.Exemplars.update", lambda *_: None),
     "exemplar_free_means_none": ("cil.experiment.Experiment.check", lambda self: None),
 }
@@ -108,6 +109,6 @@ ENGINE_MUTANTS = {
 @pytest.mark.parametrize("check", ENGINE_MUTANTS)
 def test_an_engine_that_breaks_promises_is_caught(check, monkeypatch):
     name = "finetune" if check == "exemplar_free_means_none" else "replay"
-    assert checks.failure(CHECKS[check], checks.Lab(strategies()[name])) is None
+    assert checks.failure(CHECKS[check], Lab(strategies()[name])) is None
     monkeypatch.setattr(*ENGINE_MUTANTS[check])
-    assert checks.failure(CHECKS[check], checks.Lab(strategies()[name])) is not None
+    assert checks.failure(CHECKS[check], Lab(strategies()[name])) is not None

@@ -16,11 +16,11 @@ from rich.console import Console
 from scipy.stats import ttest_rel
 
 from cil import config
-from cil.evaluation import fairness, report_folder
-from cil.evaluation.comparison import compare
-from cil.evaluation.figures import styles
-from cil.evaluation.report_folder import FILES
-from cil.evaluation.tables import as_csv, as_json, terminal
+from cil.compare import fairness, report_folder
+from cil.compare.comparison import compare
+from cil.compare.figures import styles
+from cil.compare.report_folder import FILES
+from cil.compare.tables import as_csv, as_json, terminal
 from tests.result_files import IMAGE, LABEL, ROOT, put, real, result, write
 from tools import compare as tool
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cil.checks import TinyNet, toy_scenario
+from cil.lab import TinyNet, toy_scenario
 from cil.memory.exemplars import Memory
 from strategies.der import DER
 from tests.courses import (

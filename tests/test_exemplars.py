@@ -16,7 +16,7 @@ from torch import nn
 from cil.data import ImageSet
 from cil.errors import UserError
 from cil.memory.exemplars import Exemplars, Memory, closest_to_mean, herding, reservoir
-from cil.memory.ledger import measure, measure_run, state_bytes
+from cil.memory.ledger import STATE, STORED, Bytes, measure, measure_run, mib, state_bytes
 from cil.nets.heads import CosineHead, LinearHead
 from cil.nets.network import Model, Network
 from cil.scenario import Task
@@ -468,3 +468,13 @@ def test_a_run_carries_its_exemplars_as_they_are_stored():
     assert size["labels"] == state["labels"].numel() * state["labels"].element_size() == 4 * 4
     assert size["strict"] - empty["strict"] == 32
     assert size["paper"] - empty["paper"] == 16
+
+
+def test_every_category_is_a_key_of_the_measured_bytes():
+    totals = {"parameters", "buffers", "strict", "paper"}
+    assert {*STATE, *STORED} == set(Bytes.__annotations__) - totals
+    assert not set(STATE) & set(STORED)
+
+
+def test_a_mib_has_two_to_the_twentieth_bytes():
+    assert (mib(3 * 2**19), mib(2**20 + 2**10, 3), mib(None)) == ("1.50", "1.001", "-")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cil.checks import QUOTA_TOTAL, TinyNet, toy_dataset, toy_scenario
+from cil.lab import QUOTA_TOTAL, TinyNet, toy_dataset, toy_scenario
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from strategies.foster import FOSTER, Pair

@@ -24,16 +24,16 @@ SWEEPS = [path for path in CONFIGS if path.parent.name == "sweeps"]
 STRATEGIES = [path for path in CONFIGS if path.parent.name == "strategies"]
 
 
-def imported(path: Path) -> set[str]:
-    """First parts of the modules that a file imports, anywhere in it."""
+def imported(path: Path, whole: bool = False) -> set[str]:
+    """The modules that a file imports, anywhere in it: their first parts, or with ``whole`` all that is named."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.add((node.module or "").split(".")[0])
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names if whole else {name.split(".")[0] for name in names}
 
 
 def files(package: str) -> list[Path]:
@@ -52,6 +52,12 @@ def test_plugins_import_the_engine_and_not_one_another():
         assert not imported(path) & {"tools", "tests", "strategies", "scenarios"}, path
     for path in files("scenarios"):
         assert not imported(path) & {"tools", "tests", "strategies"}, path
+
+
+def test_a_run_does_not_import_the_room_that_compares_runs():
+    for path in files("cil"):
+        names = {name for name in imported(path, whole=True) if name.split(".")[:2] == ["cil", "compare"]}
+        assert not names or path.parent.name == "compare", path
 
 
 def test_avalanche_is_imported_only_when_used():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cil.checks import TinyNet
+from cil.lab import TinyNet
 from cil.ops.freezing import train_mode
 from strategies.memo import MEMO
 from tests.courses import (

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 
-from cil.evaluation.memory_curve import accuracy_per_mib, area, normalised_area
+from cil.compare.memory_curve import accuracy_per_mib, area, normalised_area
 
 quick = settings(max_examples=60, deadline=None)
 points = st.lists(

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cil.evaluation.comparison import compare
-from cil.evaluation.fairness import findings
-from cil.evaluation.page import page
-from cil.evaluation.tables import as_json
+from cil.compare.comparison import compare
+from cil.compare.fairness import findings
+from cil.compare.page import page
+from cil.compare.tables import as_json
 from tests.result_files import ROOT, result, write
 
 BROWSER = next(

@@ -16,9 +16,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from cil import checks
 from cil.checkpoint import Checkpoints, DamagedError, Moment
 from cil.evaluation import report
+from cil.lab import Lab, equal_states
 from cil.progress import Progress
 from cil.run import run
 from strategies.icarl import ICaRL
@@ -109,7 +109,7 @@ def state(outcome):
 
 def interrupted(folder, epochs, strategy=WA):
     checkpoints = Checkpoints(folder)
-    experiment = checks.Lab(strategy).experiment()
+    experiment = Lab(strategy).experiment()
     with pytest.raises(Stop):
         run(experiment, checkpoints=checkpoints, checkpoint_every=3, progress=Cut(epochs))
     return checkpoints, experiment
@@ -123,7 +123,7 @@ def resumed(checkpoints, experiment):
 
 @pytest.fixture(scope="module")
 def whole():
-    return state(run(checks.Lab(WA).experiment()))
+    return state(run(Lab(WA).experiment()))
 
 
 def test_checkpoints_are_kept_as_documented(tmp_path):
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, w
     assert name in progress.warnings[0]
     expected = "task 3, epoch 3" if "stage" in name else "task 2"
     assert progress.lines[0].endswith(f"going on in {expected}")
-    assert not checks.equal_states(whole, state(outcome))
+    assert not equal_states(whole, state(outcome))
 
 
 def test_with_every_checkpoint_damaged_a_run_starts_anew(tmp_path, whole):
@@ -163,7 +163,7 @@ def test_with_every_checkpoint_damaged_a_run_starts_anew(tmp_path, whole):
         path.write_bytes(b"ruin")
     outcome, progress = resumed(checkpoints, experiment)
     assert len(progress.warnings) >= 2
-    assert not checks.equal_states(whole, state(outcome))
+    assert not equal_states(whole, state(outcome))
 
 
 def test_a_missing_half_is_damage(tmp_path):
@@ -177,7 +177,7 @@ def test_a_missing_half_is_damage(tmp_path):
 def test_wherever_it_is_cut_a_run_ends_alike(tmp_path, whole, cut):
     checkpoints, experiment = interrupted(tmp_path, cut)
     outcome, _ = resumed(checkpoints, experiment)
-    assert not checks.equal_states(whole, state(outcome))
+    assert not equal_states(whole, state(outcome))
 
 
 class TwoStages(ICaRL):
@@ -193,7 +193,7 @@ class TwoStages(ICaRL):
 
 @pytest.mark.parametrize("cut", [4, 8, 9, 13, 16, 17, 25, 31, 40, 47])
 def test_training_in_two_stages_goes_on_alike(tmp_path, cut):
-    expected = state(run(checks.Lab(TwoStages).experiment()))
+    expected = state(run(Lab(TwoStages).experiment()))
     checkpoints, experiment = interrupted(tmp_path, cut, TwoStages)
     outcome, _ = resumed(checkpoints, experiment)
-    assert not checks.equal_states(expected, state(outcome))
+    assert not equal_states(expected, state(outcome))

@@ -10,7 +10,7 @@ import torch
 
 from cil.augmentation import Augmentation
 from cil.checkpoint import Checkpoints
-from cil.checks import Lab, TinyNet, toy_scenario
+from cil.lab import Lab, TinyNet, toy_scenario
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.run import run

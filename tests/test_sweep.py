@@ -279,6 +279,15 @@ def test_a_mistake_stops_the_sweep_before_anything_runs(changes, told, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["--config", "a.yaml", "--worker", "2"], ["--config", "a.yaml", "--workers", "x"]]
+)
+def test_a_mistake_on_the_command_line_is_one_paragraph_with_the_usage(words):
+    with pytest.raises(UserError, match=r"\. usage: sweep\.py .*--config CONFIG.*--dry-run") as told:
+        tool.main(words)
+    assert "\n" not in str(told.value)
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("out: runs\nmethods:\n  wa: a.yaml\n  wa: b.yaml\n")

@@ -1,29 +1,19 @@
 """Run a sweep: ``python tools/sweep.py --config sweep.yaml [--dry-run] [--workers N]``; see ``docs/sweeps.md``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 from rich.console import Console
 
 from cil import config
-from cil.errors import UserError
 from cil.sweep.command import sweep
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors of one paragraph."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(argv: Sequence[str]) -> int:
-    parser = Parser(prog="sweep.py", allow_abbrev=False, description="Run methods x budgets x seeds x protocols.")
+    parser = config.PlainParser("sweep.py", "Run methods x budgets x seeds x protocols.")
     parser.add_argument("--config", required=True, help="YAML file of the sweep")
     parser.add_argument("--workers", type=int, help="processes at a time, instead of what the file says")
     parser.add_argument(

@@ -1,1 +1,1 @@
-"""How good a run was: accuracy, metrics, reports."""
+"""What a run measures and writes: accuracy, metrics, reports."""

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from cil.evaluation import metrics
 from cil.experiment import Experiment
+from cil.memory.ledger import STATE, STORED, mib
 from cil.resume import Record
 
 SCHEMA = 1
-MIB = 2**20
 # Where a run is written and how it is told to go on does not change what it computes.
 FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root")
 PACKAGES = ("cil-framework", "torch", "torchvision", "numpy", "scikit-learn", "avalanche-lib")
@@ -142,7 +142,7 @@ def accuracy_rows(content: dict[str, Any], evaluator: str) -> tuple[list[str], l
         row = content["accuracy"][evaluator][task["task"]]
         cells = [percent(value) if value is not None else "" for value in row]
         seen = percent(content["metrics"][evaluator]["seen_accuracy"][task["task"]])
-        size = f"{task['bytes']['strict'] / MIB:.2f}"
+        size = mib(task["bytes"]["strict"])
         rows.append([str(task["task"] + 1), str(task["n_seen"]), *cells, seen, str(task["exemplars"]), size])
     return header, rows
 
@@ -174,7 +174,7 @@ def terminal(content: dict[str, Any]) -> Group:
     for task in content["tasks"]:
         t = task["task"]
         accuracy = (content["accuracy"][evaluator][t][t], scores["seen_accuracy"][t])
-        sizes = (f"{task['bytes']['strict'] / MIB:.2f}", f"{task['seconds']:.0f}")
+        sizes = (mib(task["bytes"]["strict"]), f"{task['seconds']:.0f}")
         table.add_row(str(t + 1), str(task["n_seen"]), *map(percent, accuracy), str(task["exemplars"]), *sizes)
     lines = [f"{name:<30}{percent(scores[key]):>6} %" for key, name in SUMMARY]
     return Group(
@@ -199,7 +199,7 @@ def markdown(content: dict[str, Any]) -> str:
         lines += _markdown_table(header, rows)
         scores = content["metrics"][evaluator]
         lines += ["", *(f"- {name}: {percent(scores[key])} %" for key, name in SUMMARY), ""]
-    kinds = ("backbone", "head", "normalisation", "statistics", "exemplars", "labels", "lengths")
+    kinds = (*STATE, *STORED)
     beside = ["training only", "read to predict", "strict MiB", "paper MiB", "seconds"]
     rows = [
         [
@@ -207,7 +207,7 @@ def markdown(content: dict[str, Any]) -> str:
             *(str(task["bytes"][key]) for key in kinds),
             str(sum(task["training_bytes"].values())),
             str(task["inference_bytes"]),
-            *(f"{task['bytes'][key] / MIB:.3f}" for key in ("strict", "paper")),
+            *(mib(task["bytes"][key], 3) for key in ("strict", "paper")),
             f"{task['seconds']:.1f}",
         ]
         for task in content["tasks"]

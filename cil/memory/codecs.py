@@ -24,12 +24,10 @@ class Codec(Protocol):
     """What the memory asks of a codec.
 
     Attributes:
-        lossless: whether decoding gives back every pixel.
         length_bytes: bytes that say where an item ends, for each item; 0 if all are equally long.
         shared: bytes stored once for all items.
     """
 
-    lossless: bool
     length_bytes: int
     shared: bytes
 
@@ -81,7 +79,6 @@ def make_codec(name: str, image_shape: tuple[int, int, int], quality: int = 75) 
 class Raw:
     """The pixels as they are: C * H * W bytes an image."""
 
-    lossless = True
     length_bytes = 0
     shared = b""
 
@@ -113,7 +110,6 @@ class Raw:
 class _Files:
     """Items are byte strings, each with its length in four bytes."""
 
-    lossless = True
     length_bytes = 4
     shared = b""
 
@@ -179,8 +175,6 @@ class Jpeg(_Files):
         image_shape: (C, H, W).
         quality: 1 to 95, as Pillow counts it.
     """
-
-    lossless = False
 
     def __init__(self, image_shape: tuple[int, int, int], quality: int) -> None:
         super().__init__("jpeg", image_shape, {"quality": quality})

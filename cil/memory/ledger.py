@@ -14,7 +14,9 @@ from cil.ops.statistics import Statistics
 from cil.strategy import Strategy
 
 MIB = 2**20
-CATEGORIES = ("backbone", "head", "normalisation", "statistics", "exemplars", "labels", "lengths")
+# What is carried, by what it is for: categories of the state, and of what is stored of the data. They sum to strict.
+STATE = ("backbone", "head", "normalisation", "statistics")
+STORED = ("exemplars", "labels", "lengths")
 
 
 class Bytes(TypedDict):
@@ -42,9 +44,14 @@ class Bytes(TypedDict):
     paper: int
 
 
-def counted(size: Bytes, convention: str) -> int:
+def counted(measured: Bytes, convention: str) -> int:
     """The total in the convention ``strict`` or ``paper``."""
-    return size["strict"] if convention == "strict" else size["paper"]
+    return measured["strict"] if convention == "strict" else measured["paper"]
+
+
+def mib(n_bytes: float | None, digits: int = 2) -> str:
+    """Bytes as a number of MiB, ``7.63``; a dash where there is none."""
+    return "-" if n_bytes is None else f"{n_bytes / MIB:.{digits}f}"
 
 
 def size(tensor: Tensor) -> int:
@@ -63,13 +70,13 @@ def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_by
     """
     heads = {id(part) for module in strategy.modules() if _is_head(module, strategy) for part in module.modules()}
     owners = dict(strategy.named_modules(remove_duplicate=False))
-    counted: set[int] = set()
+    met: set[int] = set()
     parameters = buffers = float32 = 0
-    own = dict.fromkeys(("backbone", "head", "normalisation", "statistics"), 0)
+    own = dict.fromkeys(STATE, 0)
     for name, tensor in strategy.state_dict(keep_vars=True).items():
-        if id(tensor) in counted:  # shared between modules: stored once
+        if id(tensor) in met:  # shared between modules: stored once
             continue
-        counted.add(id(tensor))
+        met.add(id(tensor))
         owner = owners[name.rpartition(".")[0]]
         learned = isinstance(tensor, nn.Parameter)
         if id(owner) in heads or (isinstance(owner, Statistics) and name.rpartition(".")[2] in owner.head_buffers):

@@ -18,7 +18,6 @@ import numpy as np
 
 from cil.data import Dataset, ImageSet
 from cil.memory.budget import growth
-from cil.memory.ledger import MIB
 from cil.nets.network import Model
 from cil.scenario import Scenario, disjoint
 from cil.strategy import Strategy
@@ -136,8 +135,3 @@ def budgets(find: Find) -> Iterator[Row]:
 def in_images(find: Find, setting: Setting) -> float:
     """How many images a single network weighs: the 603 of the paper's title."""
     return 4 * parameters(find, "replay", setting.backbone, setting.task_sizes) / setting.image_bytes
-
-
-def mib(n: int) -> str:
-    """Bytes in MiB with two digits."""
-    return f"{n / MIB:.2f}"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import TaskID
 
 from cil.errors import UserError
 from cil.evaluation.report import percent
+from cil.progress import bars
 from cil.sweep.runs import Run, command
 
 POLL = 0.2  # seconds between two looks at the processes
@@ -74,16 +74,7 @@ class Pool:
         self.signal: int | None = None
         self.jobs: list[Job] = []
         self.total = self.finished = 0
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bars = bars(console)
 
     def work(self, runs: Iterable[Run], done: int) -> None:
         """Run all that is to be run.

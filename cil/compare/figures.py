@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cil.evaluation.comparison import METRICS, Comparison, Row, Section, Spread
-from cil.evaluation.runs import CATEGORIES, MIB, Setting
+from cil.compare.comparison import METRICS, Comparison, Row, Section, Spread
+from cil.compare.runs import CATEGORIES, Setting
+from cil.memory.ledger import MIB
 
 # Seven colours that stay at least 0.1 apart in OKLab, and 0.09 on black, when simulated for protanopia, deuteranopia
 # and tritanopia (Machado et al., TVCG 2009). Beyond seven, marker and line tell methods apart.

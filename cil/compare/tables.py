@@ -12,9 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cil.evaluation.comparison import CONVENTIONS, METRICS, Comparison, Row, Section, Spread, short, shown
-from cil.evaluation.fairness import Finding, machine_text, seed_text
-from cil.evaluation.runs import CATEGORIES, MIB, Run
+from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Row, Section, Spread, short, shown
+from cil.compare.fairness import Finding, machine_text, seed_text
+from cil.compare.runs import CATEGORIES, Run
+from cil.memory.ledger import MIB, mib
 
 # What tells a comparison from any other JSON file.
 MARK = "class-incremental comparison"
@@ -147,11 +148,6 @@ def percent(spread: Spread) -> str:
     if spread.mean is None:
         return "-"
     return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.deviation:.1f}" if spread.deviation is not None else "")
-
-
-def mib(size: float | None) -> str:
-    """Bytes in MiB with two digits."""
-    return "-" if size is None else f"{size / MIB:.2f}"
 
 
 def count(number: float) -> str:

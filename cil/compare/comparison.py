@@ -19,9 +19,10 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from cil.compare import memory_curve
+from cil.compare.runs import UNSAID, LeftOut, Run, Setting, read
 from cil.errors import unknown
-from cil.evaluation import memory_curve
-from cil.evaluation.runs import MIB, UNSAID, LeftOut, Run, Setting, read
+from cil.memory.ledger import MIB
 
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 CONVENTIONS = ("strict", "paper")
@@ -174,7 +175,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Measures:
-    """A method's curve over memory in one convention, in the units of ``cil.evaluation.memory_curve``.
+    """A method's curve over memory in one convention, in the units of ``cil.compare.memory_curve``.
 
     ``low`` and ``high`` are the ends of its range in MiB, ``not_comparable`` the methods whose range differs.
     """
@@ -253,7 +254,7 @@ def compare(places: Sequence[str | Path], evaluator: str | None = None) -> Compa
     """Read results and put them side by side.
 
     Args:
-        places: as in :func:`cil.evaluation.runs.read`.
+        places: as in :func:`cil.compare.runs.read`.
         evaluator: whose numbers to compare; None: each method's own.
 
     Raises:

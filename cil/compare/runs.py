@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cil.errors import UserError
+from cil.memory.ledger import STATE, STORED, mib
 
-MIB = 2**20
 SCHEMA = 1
 # Says where, when and on what a run was computed, or what else it reports, not what it computes. The scenario is in the
 # fingerprint, the memory in the setting, the strategy's class in the name.
@@ -24,10 +24,8 @@ NO_OPTIONS = (
 UNSAID = {"selected_by": "last epoch", "memory.codec": "raw"}
 QUOTA = ("memory.exemplars", "memory.per_class", "memory.budget", "memory.align", "memory.convention")
 # Bytes carried, from the network to the exemplars. Older files do not divide parameters and buffers.
-PARTS = ("backbone", "head", "normalisation", "statistics")
 UNDIVIDED = ("parameters", "buffers")
-KEPT = ("exemplars", "labels", "lengths")
-CATEGORIES = (*PARTS, *UNDIVIDED, *KEPT, "other")
+CATEGORIES = (*STATE, *UNDIVIDED, *STORED, "other")
 NEEDED = (
     *("config", "seeds", "versions", "machine", "fingerprint", "scenario", "strategy", "evaluator"),
     *("out_of_budget", "metrics", "task_confusion", "tasks", "command"),
@@ -55,7 +53,7 @@ class Setting:
         """What tables show, such as ``23.54 MiB paper`` or ``2000 exemplars``."""
         if self.kind == "budget":
             always = " at every task" if self.align == "always" else ""
-            return f"{self.number / MIB:.2f} MiB {self.convention}{always}"
+            return f"{mib(self.number)} MiB {self.convention}{always}"
         names = {"none": "no exemplars", "all": "all images", "per_class": f"{self.number} exemplars a class"}
         return names.get(self.kind, f"{self.number} exemplars")
 
@@ -151,7 +149,7 @@ class Run:
     def image_bytes(self) -> float:
         """What one more exemplar costs at the end, in bytes with its label; 0 if there is none."""
         last = self.content["tasks"][-1]
-        total = sum(last["bytes"].get(key, 0) for key in KEPT)
+        total = sum(last["bytes"].get(key, 0) for key in STORED)
         return total / last["exemplars"] if last["exemplars"] else 0.0
 
     @property
@@ -179,8 +177,8 @@ def ledger(measured: dict[str, int]) -> dict[str, int]:
         measured: ``bytes`` of a task in a result file. Where the network is divided into its parts these are taken,
             else parameters and buffers as they are; what no category explains is ``other``.
     """
-    divided = all(key in measured for key in PARTS)
-    found = {key: measured.get(key, 0) for key in (*(PARTS if divided else UNDIVIDED), *KEPT)}
+    divided = all(key in measured for key in STATE)
+    found = {key: measured.get(key, 0) for key in (*(STATE if divided else UNDIVIDED), *STORED)}
     found["other"] = measured["strict"] - sum(found.values())
     return {key: value for key, value in found.items() if value}
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from cil.evaluation.comparison import CONVENTIONS, METRICS, Comparison, Measures, Pair, Row, Section, Spread
-from cil.evaluation.fairness import Finding, seed_text
-from cil.evaluation.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
-from cil.evaluation.runs import CATEGORIES, MIB
-from cil.evaluation.tables import as_json, count, mib, options_text, percent, points, run_facts
+from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Measures, Pair, Row, Section, Spread
+from cil.compare.fairness import Finding, seed_text
+from cil.compare.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
+from cil.compare.runs import CATEGORIES
+from cil.compare.tables import as_json, count, options_text, percent, points, run_facts
+from cil.memory.ledger import mib
 
 GENERATOR = "class-incremental comparison"
 # In a box of 12 x 12 around (13, 6); plotly's names.
@@ -476,7 +477,7 @@ def _bytes(section: Section, n: int, looks: dict[str, Style]) -> str:
         cells = [
             _text(row.label, key=_key(looks[row.label]), head=True),
             f'<td class="text" data-value="{setting}">{_e(row.setting.text)}</td>',
-            *(_value(size, f"{size / MIB:.3f}") for size in sizes),
+            *(_value(size, mib(size, 3)) for size in sizes),
             *(_value(row.cost(key), mib(row.cost(key))) for key, _ in costs),
         ]
         rows.append((cells, setting))

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 from cil.checkpoint import write_atomic
+from cil.compare.comparison import Comparison
+from cil.compare.fairness import Finding
+from cil.compare.figures import figures
+from cil.compare.page import GENERATOR, page
+from cil.compare.tables import MARK, as_csv, as_json
 from cil.errors import UserError
-from cil.evaluation.comparison import Comparison
-from cil.evaluation.fairness import Finding
-from cil.evaluation.figures import figures
-from cil.evaluation.page import GENERATOR, page
-from cil.evaluation.tables import MARK, as_csv, as_json
 
 PAGE, DATA = "index.html", "comparison.json"
 FILES = (PAGE, "memory_curve.png", "task_curves.png", "ledger.png", "confusion.png", "comparison.csv", DATA)

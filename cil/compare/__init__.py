@@ -1,0 +1,1 @@
+"""Many finished runs side by side: read, compared at equal memory, checked for fairness, shown."""
