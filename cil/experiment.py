@@ -15,7 +15,7 @@ from cil.errors import UserError, unknown
 from cil.evaluation.accuracy import EVALUATORS
 from cil.memory.budget import Budget, Reference, growth, resolve, rooms, show, smallest
 from cil.memory.exemplars import Memory, fair_quota
-from cil.memory.ledger import Bytes, with_exemplars
+from cil.memory.ledger import Bytes, counted, with_exemplars
 from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, seeded
 from cil.strategy import Strategy
@@ -104,12 +104,12 @@ class Experiment:
 
     @functools.cached_property
     def _limits(self) -> Limits:
-        sizes = growth(self.build, self.scenario)
-        budget = resolve(self.memory, self.scenario, self.reference)
+        sizes = growth(self.make, self.scenario)
+        budget = self.budget
         if budget is None:
             return Limits(None, sizes, [None] * len(sizes))
         left = rooms(budget, sizes)
-        strategy = self.build()
+        strategy = self.make()
         codec, largest = self.memory.make_codec(self.scenario.image_shape), 0
         if not strategy.exemplar_free:
             largest = int(self.item_sizes.max()) + self.memory.item_bytes(codec)
@@ -123,6 +123,52 @@ class Experiment:
                     f"{show(smallest(budget, sizes, needed))}"
                 )
         return Limits(budget, sizes, [0 if strategy.exemplar_free else room for room in left])
+
+    @functools.cached_property
+    def budget(self) -> Budget | None:
+        """The bytes that the run may carry; None if its memory states a number of exemplars."""
+        return resolve(self.memory, self.scenario, self.reference)
+
+    def make(self) -> Strategy:
+        """The strategy, freshly initialised, without classes; what a budget decides (``sized_by``) is decided."""
+        strategy = self.build()
+        if self.sized is not None:
+            setattr(strategy, *self.sized)
+        return strategy
+
+    @functools.cached_property
+    def sized(self) -> tuple[str, int] | None:
+        """The hyper-parameter that the budget decides and the largest value that it allows; None if there is none.
+
+        Raises:
+            UserError: there is no budget, or one that does not count what the hyper-parameter makes.
+        """
+        with torch.device("meta"):
+            strategy = self.build()
+        name = strategy.sized_by
+        if name is None or getattr(strategy, name) is not None:
+            return None
+        budget = self.budget
+        if budget is None or budget.convention != "strict":
+            why = "there is none" if budget is None else f"'{budget.convention}' does not count it"
+            raise UserError(f"strategy.{name}: null lets a strict memory.budget decide it, and {why}; give a number")
+
+        def fits(value: int) -> bool:
+            def build() -> Strategy:
+                strategy = self.build()
+                setattr(strategy, name, value)
+                return strategy
+
+            return counted(growth(build, self.scenario)[-1], budget.convention) <= budget.bytes
+
+        high = 1
+        while fits(2 * high):
+            high *= 2
+        low, high = high, 2 * high  # the largest that fits lies in [low, high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return name, low
 
     @functools.cached_property
     def item_sizes(self) -> np.ndarray:
@@ -142,7 +188,7 @@ class Experiment:
     def fresh(self) -> Strategy:
         """The strategy before its first task: the same weights each time."""
         with seeded(self.seeds.init, "build"):
-            return self.settle(self.build())
+            return self.settle(self.make())
 
     def settle(self, strategy: Strategy) -> Strategy:
         """Move the strategy, and what has grown on it, to the device in the layout that convolutions like best."""

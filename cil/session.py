@@ -196,13 +196,16 @@ def plan_table(experiment: Experiment) -> Table:
         row["sizes"] = {**size, "stored": sum(size[kind] for kind in STORED)}
     kinds = (*STATE, "stored")
     shown = [*(kind for kind in kinds if any(row["sizes"][kind] for row in rows)), "strict", "paper"]
-    for name in ("task", "classes", "images", "exemplars", *shown):
-        table.add_column({"normalisation": "norm."}.get(name, name), justify="right", no_wrap=True)
+    counts = ("task", "classes", "images", *["exemplars"] * any(row["exemplars"] for row in rows))
+    for name in (*counts, *shown):
+        short = {"normalisation": "norm.", "statistics": "stat."}
+        table.add_column(short.get(name, name), justify="right", no_wrap=True)
     for row in rows:
-        counts = (row["task"] + 1, len(row["classes"]), row["train_images"], row["exemplars"])
-        table.add_row(*map(str, counts), *(mib(row["sizes"][name], 3) for name in shown))
+        row |= {"task": row["task"] + 1, "classes": len(row["classes"]), "images": row["train_images"]}
+        table.add_row(*(str(row[name]) for name in counts), *(mib(row["sizes"][name], 3) for name in shown))
     budget = experiment.limits().budget
-    notes = ["keeps all images: an upper bound, outside any memory budget"] * experiment.memory.unbounded
+    notes = ["{}: {}, the most that the budget allows".format(*experiment.sized)] if experiment.sized else []
+    notes += ["keeps all images: an upper bound, outside any memory budget"] * experiment.memory.unbounded
     if budget:
         notes.append(f"budget {show(budget.bytes)}, counted as '{budget.convention}', reached {WHEN[budget.align]}")
     if experiment.memory.codec != "raw":

@@ -79,6 +79,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "name": strategy.label,
         "exemplar_free": strategy.exemplar_free,
         "budget": dataclasses.asdict(budget) if budget else None,
+        "sized": None if experiment.sized is None else dict([experiment.sized]),
         "selected_by": "last epoch",
         "pretrained_classes": getattr(strategy.model.backbone, "pretrained_classes", None),
         "evaluator": strategy.evaluator,
