@@ -275,6 +275,11 @@ class Trainer:
         for features, _ in passes(strategy, own, place, need_scores=False):
             parts.append(features.clone())  # out of inference mode, so that a later stage may learn from them
             place.watcher.step_done()
+        if not parts:  # more processes than images
+            parts = [
+                features[:0].clone()
+                for features, _ in passes(strategy, data.subset(np.zeros(1)), place, need_scores=False)
+            ]
         self.images += len(own)
         self.seconds += time.perf_counter() - begin
         return torch.cat(parts), own.labels.to(place.device)

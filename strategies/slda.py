@@ -16,7 +16,7 @@ from cil import distributed
 from cil.frozen import Frozen
 from cil.nets.network import Network
 from cil.ops.means import ClassMeans
-from cil.ops.statistics import Statistics, pack, packed_size, unpack
+from cil.ops.statistics import Statistics, mirror_, pack, packed_size, unpack
 from cil.scenario import Task
 from cil.trainer import Trainer
 
@@ -75,7 +75,7 @@ class SLDA(Frozen):
         every, own = distributed.gather(features).double(), distributed.gather(labels)
         seen = int(self.covariance.count)
         deviations = before_update(every, own, self.prototypes.means, self.prototypes.counts)  # (N, D)
-        covariance = streamed(unpack(self.covariance.values), seen, deviations)
+        covariance = streamed(mirror_(unpack(self.covariance.values)), seen, deviations)
         self.covariance.values = pack(covariance)
         self.covariance.count = self.covariance.count + len(every)
         self.prototypes.learn(features, labels)

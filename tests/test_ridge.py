@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge as Joint
 
 from cil.errors import UserError
 from cil.ops.ridge import Ridge, cholesky, condition_number, recursive_step
-from cil.ops.statistics import add_gram_, pack, packed_size, unpack
+from cil.ops.statistics import add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 
 
 def samples(n: int, width: int, classes: int, seed: int):
@@ -197,7 +197,11 @@ def test_packing_keeps_every_number_of_a_symmetric_matrix(n):
     matrix = matrix + matrix.T
     packed = pack(matrix)
     assert packed.shape == (packed_size(n),)
-    assert torch.equal(unpack(packed), matrix)
+    assert torch.equal(unpack(packed), matrix.tril())
+    assert torch.equal(mirror_(unpack(packed)), matrix)
+    torch.testing.assert_close(
+        symmetric_product(unpack(packed), matrix[:, :2]), matrix @ matrix[:, :2], rtol=1e-3, atol=1e-2
+    )
 
 
 def test_a_length_that_is_no_triangle_is_refused():

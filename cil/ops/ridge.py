@@ -21,10 +21,11 @@ from torch import Tensor
 
 from cil import distributed
 from cil.errors import UserError
-from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size, unpack
+from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 
 # Makes the samples of one piece, as often as it is called: pairs (n, M), (n, K), X in float32 or float64.
 Samples = Callable[[torch.dtype], Iterable[tuple[Tensor, Tensor]]]
+SOME = 256  # samples on which the rounding of products is measured
 WORST = 1e13  # a condition number beyond which float64 keeps fewer than three digits
 TOLERANCE = {"auto": 2e-6, "float32": 1e-4}  # largest relative change of W by one piece's products in float32
 
@@ -99,16 +100,16 @@ class Ridge(Statistics):
     def information(self) -> Tensor:
         """A = X^T X of all samples so far, (M, M)."""
         if not self.inverse:
-            return self._full()
-        found = torch.cholesky_inverse(cholesky(self._full(), 0.0))
+            return mirror_(self._lower())
+        found = torch.cholesky_inverse(cholesky(self._lower(), 0.0))
         found.diagonal().sub_(self.gamma)
         return found
 
-    def _full(self) -> Tensor:
-        return unpack(self.matrix) if self.storage == "packed" else self.matrix.clone()
+    def _lower(self) -> Tensor:
+        return unpack(self.matrix) if self.storage == "packed" else self.matrix.tril()
 
     def _keep(self, matrix: Tensor) -> None:
-        self.matrix = pack(matrix) if self.storage == "packed" else matrix
+        self.matrix = pack(matrix) if self.storage == "packed" else mirror_(matrix)
 
     # --- which form -------------------------------------------------------------------------------------------------
 
@@ -120,20 +121,20 @@ class Ridge(Statistics):
             # Converting costs M^3 once; with pieces this small it has paid after six of them.
             cheaper = 12 * n < self.width and distributed.world_size() == 1
             if self.solver == "recursive" or (self.solver == "auto" and cheaper):
-                self._keep(torch.cholesky_inverse(cholesky(self._full(), float(self.gamma))))
+                self._keep(torch.cholesky_inverse(cholesky(self._lower(), float(self.gamma))))
                 self.inverse = torch.tensor(True, device=self.inverse.device)
         return bool(self.inverse)
 
     # --- accumulated ------------------------------------------------------------------------------------------------
 
     def _accumulate(self, samples: Samples, gamma: float) -> None:
-        before = self._full()
-        target = before @ self.weight + self.gamma * self.weight  # Q of the samples before, (M, K)
+        before = self._lower()
+        target = symmetric_product(before, self.weight) + self.gamma * self.weight  # Q of the samples before, (M, K)
         precise = torch.float64 if self.products == "float64" else torch.float32
         while True:
-            matrix, factor, weight, first, chunks = self._solved(before, target, samples, precise, gamma)
-            rounded = first is not None and precise == torch.float32
-            self.error = rounding(factor, weight, first) * chunks**0.5 if rounded and first is not None else 0.0
+            matrix, factor, weight, first, parts = self._solved(before, target, samples, precise, gamma)
+            rounded = precise == torch.float32 and first is not None
+            self.error = rounding(factor, weight, first) * parts**0.5 if rounded and first is not None else 0.0
             if self.error <= TOLERANCE.get(self.products, 1.0):
                 break
             if self.products == "float32":
@@ -142,32 +143,32 @@ class Ridge(Statistics):
                     f"by {self.error:.1e} (relative); use a larger gamma, or products: auto or float64"
                 )
             precise = torch.float64
-        self._keep(mirror_(matrix))
+        self._keep(matrix)
         self.weight, self.gamma = weight, torch.full_like(self.gamma, gamma)
 
     def _solved(
         self, before: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gamma: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, int]:
-        """With this piece: A (its lower triangle), its factor, W; the first chunk's X; the number of chunks."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+        """With this piece: A (its lower triangle), its factor, W; some of X, and how often it fits into the piece."""
         alone = distributed.rank() == 0  # what was known before is added once
         matrix, cross = (before.clone(), target.clone()) if alone else (before * 0, target * 0)
-        first, chunks = None, 0
+        first, count = None, 0
         for x, y in samples(precise):
             add_gram_(matrix, x)
             cross.addmm_(x.T.double(), y.double())
-            first = x if first is None else first
-            chunks += 1
+            first = x[:SOME] if first is None else first
+            count += len(x)
         distributed.sum_(matrix)
         distributed.sum_(cross)
         if not (torch.isfinite(matrix.diagonal()).all() and torch.isfinite(cross).all()):
             raise UserError("a feature is NaN or infinite; the network is broken, no gamma helps")
         factor = cholesky(matrix, gamma)
-        return matrix, factor, torch.cholesky_solve(cross, factor), first, chunks
+        return matrix, factor, torch.cholesky_solve(cross, factor), first, count / max(1, min(count, SOME))
 
     # --- recursive --------------------------------------------------------------------------------------------------
 
     def _update(self, samples: Samples) -> None:
-        inverse, weight = self._full(), self.weight.clone()
+        inverse, weight = mirror_(self._lower()), self.weight.clone()
         for x, y in samples(torch.float64):
             inverse, weight = recursive_step(inverse, weight, x, y)
         if not (torch.isfinite(inverse.diagonal()).all() and torch.isfinite(weight).all()):
@@ -199,19 +200,19 @@ def recursive_step(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tup
 
 
 def rounding(factor: Tensor, weight: Tensor, x: Tensor) -> float:
-    """Relative change of W if the products of one chunk, computed in float32, had been exact.
+    """Relative change of W if the products of some samples, computed in float32, had been exact.
 
-    The exact A' = A - D has W' - W = (A + gamma I)^-1 D W to first order. The errors of other chunks equal this one in
-    size, but not in sign, so n of them together weigh sqrt(n) times as much.
+    The exact A' = A - D has W' - W = (A + gamma I)^-1 D W to first order. The errors of other samples equal these in
+    size, but not in sign, so n times as many weigh sqrt(n) times as much.
 
     Args:
         factor: the Cholesky factor of A + gamma I (M, M).
         weight: W (M, K).
-        x: the chunk, float32 (n, M).
+        x: the samples, float32 (n, M).
     """
-    product = add_gram_(torch.zeros_like(factor), x)
+    product = add_gram_(torch.zeros_like(factor), x).tril_()
     exact = x.T.double() @ (x.double() @ weight)  # (M, K)
-    change = torch.cholesky_solve(mirror_(product) @ weight - exact, factor)
+    change = torch.cholesky_solve(symmetric_product(product, weight) - exact, factor)
     return float(change.norm() / weight.norm().clamp_min(1e-300))
 
 
@@ -235,7 +236,7 @@ def cholesky(matrix: Tensor, gamma: float) -> Tensor:
     return factor
 
 
-def condition_number(factor: Tensor, steps: int = 8) -> float:
+def condition_number(factor: Tensor, steps: int = 3) -> float:
     """Largest eigenvalue over smallest, from below, by power iterations with L and its inverse: (M, M) -> a number."""
     largest = smallest = torch.ones(len(factor), 1, dtype=factor.dtype, device=factor.device) / len(factor) ** 0.5
     high = low = torch.ones((), dtype=factor.dtype, device=factor.device)

@@ -33,7 +33,7 @@ def pack(matrix: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """The symmetric matrix of a lower triangle: (M (M + 1) / 2,) -> (M, M).
+    """A lower triangle as a matrix with zeros above the diagonal: (M (M + 1) / 2,) -> (M, M).
 
     Raises:
         ValueError: no M fits the number of values.
@@ -46,7 +46,12 @@ def unpack(packed: Tensor) -> Tensor:
     for i in range(n):
         out[i, : i + 1] = packed[start : start + i + 1]
         start += i + 1
-    return mirror_(out)
+    return out
+
+
+def symmetric_product(lower: Tensor, x: Tensor) -> Tensor:
+    """S x for the symmetric S with this lower triangle and zeros above it: (M, M), (M, K) -> (M, K)."""
+    return lower @ x + lower.T @ x - lower.diagonal()[:, None] * x
 
 
 def mirror_(matrix: Tensor, block: int = 1024) -> Tensor:
