@@ -337,7 +337,9 @@ def test_a_queue_encodes_only_as_far_as_it_is_asked(name):
     queue.first(3)
     assert len(counting.encoded) == 3
     queue.size(3)
-    assert 4 <= len(counting.encoded) < 40
+    assert len(counting.encoded) == 4
+    queue.size(79)
+    assert len(counting.encoded) == 79 + 1 + 9
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -502,6 +504,17 @@ def test_a_room_in_bytes_is_filled_fairly_and_never_exceeded(name, convention):
             assert not more or taken + shared + more > room
 
     holds()
+
+
+@pytest.mark.parametrize("room", [500, 2_000, 4_000])
+@pytest.mark.parametrize("name", CODECS)
+def test_a_room_in_bytes_encodes_few_images_more_than_it_keeps(name, room):
+    exemplars = Exemplars(Memory(budget="1MiB", codec=name), SHAPE)
+    exemplars.codec = Counting(exemplars.codec)
+    exemplars.update(mixed_task([60, 60]), coordinates, seeded(), room + len(exemplars.codec.shared))
+    quota = len(exemplars) // 2
+    assert 0 < quota < 60
+    assert 2 * quota <= len(exemplars.codec.encoded) <= 2 * (quota + 1 + quota // 8)
 
 
 def test_a_class_with_few_images_leaves_its_room_to_the_others():

@@ -36,7 +36,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    versions["commit"] = _commit()
+    versions["commit"] = commit()
     device = experiment.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -239,7 +239,7 @@ def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in [header, rule, *rows]]
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the source tree this runs from; None where there is none."""
     here = Path(__file__).resolve().parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
