@@ -190,6 +190,8 @@ def _reference(budget: Any, model: Model, channels: int) -> Reference | None:
     kind = find_class("strategy", name)
     own = copy.copy(model)
     own.backbone = inner.get("backbone", model.backbone)
+    if own.backbone != model.backbone:  # what belongs to the weights of the one does not fit the other
+        own.weights, own.frozen, own.preprocessing, own.pretrained_classes = None, False, None, None
 
     def build() -> Strategy:
         try:

@@ -384,13 +384,16 @@ def pretraining(comparison: Comparison) -> list[Finding]:
 
 def pretraining_overlap(comparison: Comparison) -> list[Finding]:
     """The classes that initial weights were trained on, where declared, are none of the stream's; names are compared
-    without case and punctuation, and synonyms after a comma count."""
+    without case and punctuation, and synonyms after a comma count. Classes of the stream's own first task that an
+    earlier run learned, and declares as that, are none."""
     found = []
     for section in comparison.sections:
         by_overlap: dict[tuple[str, ...], list[Row]] = defaultdict(list)
         for row in section.rows:
-            known = {name for text in row.first.content.get("pretrained_classes") or [] for name in _names(text)}
             stream = row.first.content["scenario"].get("class_names") or []
+            own = {*(row.first.content.get("pretrained_stream") or [])} & {*stream[: section.task_sizes[0]]}
+            declared = row.first.content.get("pretrained_classes") or []
+            known = {name for text in declared if text not in own for name in _names(text)}
             by_overlap[tuple(str(text) for text in stream if _names(text) & known)].append(row)
         for overlap, rows in by_overlap.items():
             if overlap:
