@@ -215,6 +215,8 @@ def reference(budget: Any, model: Model, channels: int) -> Reference | None:
             find_backbone(own.backbone)
     except UserError as error:
         raise UserError(f"memory.budget.as: {error}") from error
+    if own.backbone != model.backbone:  # what belongs to the weights of the one does not fit the other
+        own.weights, own.frozen, own.preprocessing, own.pretrained_classes = None, False, None, None
 
     def refused(error: TypeError) -> UserError:
         return UserError(f"memory.budget.as.init_args: {kind.__name__} refused them: {error}")

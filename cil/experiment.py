@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from cil.evaluation.accuracy import EVALUATORS
 from cil.memory.budget import Budget, Reference, growth, resolve, rooms, show, smallest
 from cil.memory.exemplars import Memory, fair_quota
 from cil.memory.ledger import Bytes, counted, with_exemplars
+from cil.nets.pretrained import Preprocessing, Pretrained
 from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, seeded
 from cil.strategy import Strategy
@@ -69,7 +70,8 @@ class Experiment:
                 f"memory.exemplars: all (it is {self.memory.exemplars})"
             )
         if not isinstance(strategy.model.backbone, strategy.needs):
-            raise UserError(f"model.backbone: {name} needs a {strategy.needs.__name__}")
+            frozen = ", which a frozen one is not" * strategy.model.frozen
+            raise UserError(f"model.backbone: {name} needs a {strategy.needs.__name__}{frozen}")
         for evaluator in self.evaluators:
             if evaluator not in EVALUATORS:
                 raise unknown("evaluators", evaluator, EVALUATORS)
@@ -85,9 +87,26 @@ class Experiment:
                 f"memory.exemplars: {self.memory.exemplars} is less than one for each of the "
                 f"{self.scenario.n_classes} classes; give 0, or {self.scenario.n_classes} and more"
             )
-        self.place(0)
+        self._check_backbone(strategy)
         self.memory.make_codec(self.scenario.image_shape)
         self.limits()
+
+    def _check_backbone(self, strategy: Strategy) -> None:
+        """Refuse a backbone that does not take these images, and a frozen one of which a method learns copies."""
+        place, backbone = self.place(0), strategy.model.backbone
+        if isinstance(backbone, Pretrained):
+            one = self.scenario.test.gather(slice(0, 1)).to(self.device)
+            backbone.check(place.augmentation.test(one))
+        if strategy.model.frozen:
+            with torch.device("meta"):
+                grown = self.build()
+                for task in self.scenario.tasks[:2]:
+                    grown.grow(task.without_data())
+            if sum(isinstance(module, Pretrained) for module in grown.modules()) > 1:
+                raise UserError(
+                    f"model.frozen: {type(strategy).__name__} learns copies of its backbone, and a frozen one never "
+                    "learns; give model.frozen: false"
+                )
 
     def keeps_exemplars(self, strategy: Strategy) -> bool:
         """Whether this strategy keeps images in this run."""
@@ -102,7 +121,7 @@ class Experiment:
         """
         return self._limits
 
-    @functools.cached_property
+    @cached_property
     def _limits(self) -> Limits:
         sizes = growth(self.make, self.scenario)
         budget = self.budget
@@ -124,7 +143,7 @@ class Experiment:
                 )
         return Limits(budget, sizes, [0 if strategy.exemplar_free else room for room in left])
 
-    @functools.cached_property
+    @cached_property
     def budget(self) -> Budget | None:
         """The bytes that the run may carry; None if its memory states a number of exemplars."""
         return resolve(self.memory, self.scenario, self.reference)
@@ -136,7 +155,7 @@ class Experiment:
             setattr(strategy, *self.sized)
         return strategy
 
-    @functools.cached_property
+    @cached_property
     def sized(self) -> tuple[str, int] | None:
         """The hyper-parameter that the budget decides and the largest value that it allows; None if there is none.
 
@@ -170,7 +189,7 @@ class Experiment:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return name, low
 
-    @functools.cached_property
+    @cached_property
     def item_sizes(self) -> np.ndarray:
         """Bytes of training images as stored, int64 (n,): exact for ``raw``, else of a sample of each task."""
         codec = self.memory.make_codec(self.scenario.image_shape)
@@ -194,9 +213,27 @@ class Experiment:
         """Move the strategy, and what has grown on it, to the device in the layout that convolutions like best."""
         return strategy.to(self.device).to(memory_format=torch.channels_last)
 
+    @cached_property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the backbone does to images in [0, 1] itself; None: they come to it normalised."""
+        with torch.device("meta"):
+            return getattr(self.build().model.backbone, "preprocessing", None)
+
     def place(self, task: int, watcher: Watcher | None = None) -> Place:
-        """Where one task is learned."""
-        bound = self.augmentation.bind(self.scenario.image_shape, self.scenario.mean, self.scenario.std, self.device)
+        """Where one task is learned.
+
+        Raises:
+            UserError: the augmentation does not fit the images or, normalising, the backbone.
+        """
+        mean, std, own = self.scenario.mean, self.scenario.std, self.preprocessing
+        if own is not None:
+            if self.augmentation.mean is not None or self.augmentation.std is not None:
+                raise UserError(
+                    "augmentation.mean, augmentation.std: this backbone normalises images itself, with mean "
+                    f"{own.mean} and std {own.std}; leave them out, or change model.preprocessing"
+                )
+            mean, std = (0.0,) * len(own.mean), (1.0,) * len(own.std)
+        bound = self.augmentation.bind(self.scenario.image_shape, mean, std, self.device)
         place = Place(task, self.seeds.data, bound, self.device, self.precision)
         if watcher is not None:
             place.watcher = watcher

@@ -14,6 +14,7 @@ from cil.inference import features_of
 from cil.memory.budget import assert_kept
 from cil.memory.exemplars import Exemplars
 from cil.memory.ledger import Bytes, inference_bytes, measure_run
+from cil.ops.freezing import freeze
 from cil.progress import Progress
 from cil.resume import Keeper, Record, Start, restore, save_boundary
 from cil.scenario import Scenario, Task
@@ -88,6 +89,8 @@ def learn(strategy: Strategy, task: Task, exemplars: Exemplars, trainer: Trainer
     seeds = experiment.seeds
     experiment.grow(strategy, task)
     strategy.requires_grad_(True)  # which parameters learn is decided anew for each task, so it is not state
+    if strategy.model.frozen:
+        freeze(strategy.model.backbone)
     strategy.eval()
     with seeded(seeds.init, "begin", task.index):
         strategy.begin(task)

@@ -67,6 +67,7 @@ class Scenario:
         fingerprint: sha256 of data, order and sizes: two runs with the same one saw the same tasks.
         mean: channel means that normalise these images, None for no convention.
         std: channel standard deviations, likewise.
+        data_fingerprint: sha256 of the data set alone, whatever the order and the tasks.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Scenario:
     fingerprint: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    data_fingerprint: str = ""
 
     @property
     def n_classes(self) -> int:
@@ -134,7 +136,8 @@ def disjoint(dataset: Dataset, groups: Sequence[Sequence[int]], *, name: str) ->
         Task(index, range(start, stop), tuple(range(start, stop)), train.of_classes(range(start, stop)))
         for index, (start, stop) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False))
     )
-    described = json.dumps([dataset.sha256(), [int(label) for label in order], [len(group) for group in groups]])
+    data = dataset.sha256()
+    described = json.dumps([data, [int(label) for label in order], [len(group) for group in groups]])
     return Scenario(
         name=name,
         tasks=tasks,
@@ -145,4 +148,5 @@ def disjoint(dataset: Dataset, groups: Sequence[Sequence[int]], *, name: str) ->
         fingerprint=hashlib.sha256(described.encode()).hexdigest(),
         mean=dataset.mean,
         std=dataset.std,
+        data_fingerprint=data,
     )

@@ -352,3 +352,16 @@ def test_several_runs_of_one_row_are_all_checked(tmp_path):
     put(contents[1], "exemplar_free", True)
     own = found(tmp_path, contents)
     assert [(f.id, "run1" in f.text) for f in own] == [("exemplars-in-exemplar-free", True)]
+
+
+def test_classes_that_an_earlier_run_learned_of_the_first_task_are_no_overlap(tmp_path):
+    names = result("A")["scenario"]["class_names"]  # two in each task
+
+    def overlap(folder, learned, stream):
+        own = {"pretrained_classes": learned, "pretrained_stream": stream}
+        return [f.text for f in found(tmp_path / folder, pair(own, own)) if f.id == "pretraining-overlap"]
+
+    assert overlap("own", names[:2], names[:2]) == []
+    assert "2 of the stream's classes" in overlap("undeclared", names[:2], None)[0]
+    beyond = overlap("beyond", names[:4], names[:4])[0]
+    assert "2 of the stream's classes" in beyond and names[3] in beyond and names[0] not in beyond

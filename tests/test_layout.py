@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cil import config
 from cil.scenario import ScenarioBuilder
@@ -22,6 +23,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROTOCOLS = [path for path in CONFIGS if path.parent.name == "protocols"]
 SWEEPS = [path for path in CONFIGS if path.parent.name == "sweeps"]
 STRATEGIES = [path for path in CONFIGS if path.parent.name == "strategies"]
+BACKBONES = [path for path in CONFIGS if path.parent.name == "backbones"]
 
 
 def imported(path: Path, whole: bool = False) -> set[str]:
@@ -61,16 +63,17 @@ def test_a_run_does_not_import_the_room_that_compares_runs():
 
 
 def test_avalanche_is_imported_only_when_used():
-    code = (
-        "import sys, tools.train; print([m for m in ('avalanche', 'torchvision', 'tensorboard') if m in sys.modules])"
-    )
+    names = ("avalanche", "timm", "torchvision", "tensorboard")
+    code = f"import sys, tools.train; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_every_configuration_is_known_here():
-    assert len(CONFIGS) == 29
-    assert len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + len(SWEEPS) + 1  # the quickstart stands alone
+    assert len(CONFIGS) == 31
+    assert (
+        len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + len(SWEEPS) + len(BACKBONES) + 1
+    )  # the quickstart stands alone
     assert {path.stem for path in STRATEGIES} == set(config.strategies())
 
 
@@ -87,6 +90,20 @@ def test_every_protocol_takes_every_strategy(protocol, strategy):
         assert (memory["exemplars"], memory["per_class"]) == ("all", None)
     else:
         assert memory["exemplars"] == (100 if protocol.stem == "digits" else 2000)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda path: path.stem)
+def test_every_backbone_can_be_built_and_merged(backbone):
+    parser, parsed = config.parse(
+        [
+            word
+            for path in (PROTOCOLS[0], ROOT / "configs/strategies/finetune.yaml", backbone)
+            for word in ("--config", str(path))
+        ]
+    )
+    net = parser.instantiate(parsed).model.build(3)
+    assert net.frozen
+    assert net.features(torch.rand(2, 3, 32, 32)).shape == (2, net.num_features)
 
 
 def test_the_quickstart_is_a_configuration_too():

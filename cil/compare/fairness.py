@@ -544,9 +544,11 @@ def _pretrained(row: Row) -> list[str]:
 
 
 def _overlap(row: Row) -> tuple[str, ...]:
-    """Those that are the stream's."""
-    known = {name for text in _pretrained(row) for name in _names(text)}
+    """Those that are the stream's, without classes of its first task that an earlier run declares to have learned."""
     stream = row.first.content["scenario"].get("class_names") or []
+    first = stream[: row.first.content["scenario"]["task_sizes"][0]]
+    own = {*(row.first.content.get("pretrained_stream") or [])} & {*first}
+    known = {name for text in _pretrained(row) if text not in own for name in _names(text)}
     return tuple(str(text) for text in stream if _names(text) & known)
 
 

@@ -20,7 +20,10 @@ from rich.text import Text
 from cil.evaluation import metrics
 from cil.experiment import Experiment
 from cil.memory.ledger import STATE, STORED, mib
+from cil.nets.pretrained import TIMM, Pretrained
 from cil.resume import Record
+from cil.scenario import Scenario
+from cil.strategy import Strategy
 
 SCHEMA = 1
 # Where a run is written and how it is told to go on does not change what it computes.
@@ -36,6 +39,9 @@ def environment(experiment: Experiment) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
+    backbone = experiment.fresh().model.backbone
+    if isinstance(backbone, Pretrained) and backbone.name.startswith(TIMM):
+        versions["timm"] = importlib.metadata.version("timm")
     versions["commit"] = commit()
     device = experiment.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -82,6 +88,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "sized": None if experiment.sized is None else dict([experiment.sized]),
         "selected_by": "last epoch",
         "pretrained_classes": getattr(strategy.model.backbone, "pretrained_classes", None),
+        "pretrained_stream": own_stream(strategy, scenario),
         "evaluator": strategy.evaluator,
         "out_of_budget": experiment.memory.unbounded,
         "accuracy": {name: matrix.tolist() for name, matrix in matrices.items()},
@@ -100,6 +107,14 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "tasks": [_public(record) for record in records],
     }
     return jsonable(out)
+
+
+def own_stream(strategy: Strategy, scenario: Scenario) -> list[str] | None:
+    """Names of the classes of this very data set that the initial weights were trained on by an earlier run, as its
+    export declares them; None where they come from elsewhere."""
+    stream = getattr(strategy.model.backbone, "stream", None) or {}
+    own = scenario.data_fingerprint and stream.get("data") == scenario.data_fingerprint
+    return list(stream["classes"]) if own else None
 
 
 def _public(record: Record) -> dict[str, Any]:

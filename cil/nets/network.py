@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 
 from cil.errors import UserError, unknown
-from cil.nets import convnet, resnet
+from cil.nets import convnet, pretrained, resnet
 from cil.nets.heads import CosineHead, LinearHead
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
@@ -55,16 +55,21 @@ class Network(nn.Module):
         backbone: images (B, C, H, W) -> features (B, D), with ``num_features`` = D.
         head: features (B, D) -> scores (B, K), with ``grow(n_new)``.
         make: builds a network like this one, freshly initialised and without classes.
+        frozen: whether the backbone never learns.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: LinearHead | CosineHead, make: Callable[[], Network] | None = None
+        self,
+        backbone: nn.Module,
+        head: LinearHead | CosineHead,
+        make: Callable[[], Network] | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.make = make
-        self.frozen = False
+        self.frozen = frozen
 
     @property
     def num_features(self) -> int:
@@ -86,7 +91,8 @@ class Network(nn.Module):
         return head.to(self.head.weight.device)
 
     def reinitialise(self) -> None:
-        """Forget everything: fresh weights and statistics for the same classes.
+        """Forget everything: fresh weights and statistics for the same classes. Pretrained weights are those of the
+        start again, and a frozen backbone, which learned nothing, stays.
 
         Raises:
             ValueError: the network does not know how it was made.
@@ -95,18 +101,29 @@ class Network(nn.Module):
             raise ValueError("this network was built without `make`, so it cannot be built again")
         fresh = self.make()
         fresh.head.grow(self.head.n_classes)
-        self.load_state_dict(fresh.state_dict())
+        if self.frozen:
+            self.head.load_state_dict(fresh.head.state_dict())
+        else:
+            self.load_state_dict(fresh.state_dict())
 
 
 class Model:
     """Which network a run uses.
 
     Args:
-        backbone: ``cifar_resnet14|20|26|32|44``, ``resnet10|18|26|34|50``, ``convnet2``, ``convnet4``, or the dotted
-            path of a callable that takes ``in_channels`` and returns a module with ``num_features``.
+        backbone: ``cifar_resnet14|20|26|32|44``, ``resnet10|18|26|34|50``, ``convnet2``, ``convnet4``, ``timm:NAME``
+            for a network of timm, or the dotted path of a callable that takes ``in_channels`` and returns a module with
+            ``num_features``.
         backbone_args: further arguments of the backbone, such as ``{stem: 3x3}`` for the ImageNet ResNets.
         head: ``linear``, or ``cosine`` (a learned scale times the cosine).
         head_args: further arguments of the head, such as ``{scale: 16}`` for the cosine head.
+        weights: null (fresh), ``random`` (fresh, to be frozen), the path of a ``.safetensors``, ``.pth``, ``.pt`` or
+            ``.bin`` file, ``package:NAME`` (an installed package that ships such a file), or ``hub`` (timm's own).
+        frozen: whether the backbone never learns; without it, weights are where training starts.
+        preprocessing: what the backbone does to images in [0, 1] before anything else: ``{size, mean, std,
+            interpolation, antialias}``; null takes what belongs to the weights, else ``augmentation`` normalises.
+        pretrained_classes: names of the classes that the weights were trained on, or a text file with one a line; null
+            takes what belongs to the weights.
     """
 
     def __init__(
@@ -116,25 +133,35 @@ class Model:
         backbone_args: dict[str, Any] | None = None,
         head: Literal["linear", "cosine"] = "linear",
         head_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        frozen: bool = False,
+        preprocessing: dict[str, Any] | None = None,
+        pretrained_classes: list[str] | str | None = None,
     ) -> None:
         self.backbone, self.backbone_args, self.head, self.head_args = backbone, backbone_args, head, head_args
+        self.weights, self.frozen = weights, frozen
+        self.preprocessing, self.pretrained_classes = preprocessing, pretrained_classes
 
     def build(self, in_channels: int) -> Network:
-        """A freshly initialised network with no class.
+        """A network with no class, freshly initialised or with the weights it starts from.
 
         Args:
             in_channels: channels of the images.
 
         Raises:
-            UserError: unknown backbone, or arguments that it does not take.
+            UserError: unknown backbone, arguments that it does not take, or weights that do not fit it.
         """
         make = find_backbone(self.backbone)
-        try:
-            backbone = make(in_channels=in_channels, **(self.backbone_args or {}))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.backbone_args: '{self.backbone}' refused them: {error}") from error
-        if not isinstance(backbone, nn.Module) or not isinstance(backbone, Backbone):
-            raise UserError(f"model.backbone: '{self.backbone}' gave no torch module with an attribute num_features")
+
+        def fresh(**args: Any) -> nn.Module:
+            try:
+                return make(in_channels=in_channels, **args)
+            except UserError:
+                raise
+            except (TypeError, ValueError) as error:
+                raise UserError(f"model.backbone_args: '{self.backbone}' refused them: {error}") from error
+
+        backbone = cast(Backbone, pretrained.build(self, in_channels, fresh))
         heads: dict[str, Any] = {"linear": LinearHead, "cosine": CosineHead}
         if self.head not in heads:
             raise unknown("model.head", self.head, heads)
@@ -142,19 +169,21 @@ class Model:
             head = heads[self.head](backbone.num_features, **(self.head_args or {}))
         except (TypeError, ValueError) as error:
             raise UserError(f"model.head_args: the {self.head} head refused them: {error}") from error
-        return Network(cast(nn.Module, backbone), head, partial(self.build, in_channels))
+        return Network(cast(nn.Module, backbone), head, partial(self.build, in_channels), self.frozen)
 
 
 def find_backbone(name: str) -> Callable[..., nn.Module]:
-    """The callable that makes a backbone from ``in_channels``: one of ``BACKBONES`` or a dotted path.
+    """The callable that makes a backbone from ``in_channels``: one of ``BACKBONES``, of timm, or a dotted path.
 
     Raises:
         UserError: there is none of that name.
     """
     if name in BACKBONES:
         return BACKBONES[name]
+    if name.startswith(pretrained.TIMM):
+        return partial(pretrained.timm_network, name.removeprefix(pretrained.TIMM))
     if "." not in name:
-        raise unknown("model.backbone", name, BACKBONES)
+        raise unknown("model.backbone", name, [*BACKBONES, "timm:NAME"])
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)

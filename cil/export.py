@@ -1,0 +1,141 @@
+"""The backbone of a run as a file of weights that another run can start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from cil import config as cfg
+from cil.checkpoint import DamagedError, Moment, under, write_atomic
+from cil.data import Dataset
+from cil.errors import UserError
+from cil.experiment import Experiment
+from cil.folder import RunFolder
+from cil.nets.pretrained import Preprocessing, Pretrained
+from cil.strategy import Strategy
+
+
+def export(
+    run_dir: Path, out: Path, load: Callable[..., Dataset], *, task: int | None = None, half: bool = False
+) -> dict[str, str]:
+    """Write the backbone that a run ended with, and what belongs to it, whole or not at all.
+
+    Args:
+        run_dir: folder of the run.
+        out: the safetensors file to write; new.
+        load: ``scenarios.datasets.load``.
+        task: number of the task after which the state is taken, from 1; None: the last of a finished run.
+        half: store float16 instead of float32.
+
+    Returns:
+        The file's metadata: ``architecture``, ``classes``, ``preprocessing``, ``stream``, ``task``, ``command`` and
+        ``versions``, the values JSON.
+
+    Raises:
+        UserError: no such run or state, a file that is there, or a method whose features are not those of one backbone.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out: {out} must end in .safetensors")
+    if out.exists():
+        raise UserError(f"--out: {out} is already there; give another name or remove it")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: there is no folder {out.parent}")
+    folder = RunFolder(run_dir)
+    content = folder.results()
+    if content is None:
+        raise UserError(f"{run_dir} holds no run: results.json is missing")
+    if task is None and content["status"] != "complete":
+        raise UserError(f"{run_dir}: the run is not finished ({content['status']}); say after which task with --task N")
+    moments = [moment for moment in folder.checkpoints.moments() if not moment.inside]
+    wanted = Moment(len(content["tasks"]) - 1 if task is None else task - 1)
+    if wanted not in moments:
+        kept = ", ".join(str(moment.task + 1) for moment in moments)
+        raise UserError(
+            f"--task: no state after task {wanted.task + 1} is kept in {run_dir}; there are: {kept or 'none'}"
+        )
+    parser, config = cfg.parse(["--config", str(run_dir / "config.yaml")])
+    experiment = cfg.instantiate(parser, config, load)
+    if experiment.scenario.fingerprint != content["fingerprint"]:
+        now = experiment.scenario.fingerprint[:8]
+        raise UserError(f"{run_dir}: the data are other ones now: {now}, and were {content['fingerprint'][:8]}")
+    try:
+        tensors, _ = folder.checkpoints.load(wanted)
+    except DamagedError as error:
+        raise UserError(str(error)) from error
+    strategy = experiment.fresh()
+    for learned in experiment.scenario.tasks[: wanted.task + 1]:
+        experiment.grow(strategy, learned)
+    strategy.load_state_dict(under("strategy", tensors))
+    _assert_one_backbone(strategy.eval(), experiment)
+    described = metadata(strategy, experiment, config.model, wanted.task)
+    described |= {key: json.dumps(content[key]) for key in ("command", "versions")}
+    backbone = strategy.model.backbone
+    state = (backbone.body if isinstance(backbone, Pretrained) else backbone).state_dict()
+    write_atomic(out, save_tensors({name: _stored(value, half) for name, value in state.items()}, described))
+    return described
+
+
+def metadata(strategy: Strategy, experiment: Experiment, model: Any, task: int) -> dict[str, str]:
+    """What belongs to a backbone's weights, as JSON by key.
+
+    Args:
+        strategy: after the task.
+        experiment: of the run.
+        model: the options of :class:`cil.nets.network.Model` that it was built from.
+        task: index of the last task learned.
+    """
+    scenario, backbone = experiment.scenario, strategy.model.backbone
+    learned = [] if strategy.model.frozen else list(scenario.class_names[: scenario.tasks[task].n_seen])
+    earlier = [name for name in getattr(backbone, "pretrained_classes", None) or [] if name not in learned]
+    stream = getattr(backbone, "stream", None)
+    if learned:
+        same = stream is not None and stream["data"] == scenario.data_fingerprint
+        before = [name for name in stream["classes"] if name not in learned] if stream and same else []
+        stream = {"data": scenario.data_fingerprint, "classes": before + learned}
+    built = {
+        "backbone": model.backbone,
+        "backbone_args": model.backbone_args or {},
+        "in_channels": scenario.image_shape[0],
+    }
+    values = {
+        "architecture": built,
+        "classes": earlier + learned,
+        "preprocessing": preprocessing(experiment).as_dict(),
+        "stream": stream,
+        "task": task + 1,
+    }
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def preprocessing(experiment: Experiment) -> Preprocessing:
+    """What a run did to test images before its backbone: the backbone's own, or the augmentation's size and statistics.
+
+    A central crop, as in the preset ``imagenet``, is not part of it.
+    """
+    if experiment.preprocessing is not None:
+        return experiment.preprocessing
+    bound, (_, height, width) = experiment.place(0).augmentation, experiment.scenario.image_shape
+    mean, std = (tuple(value.flatten().tolist()) for value in (bound.mean, bound.std))
+    if bound.size:
+        return Preprocessing(mean, std, bound.size, "bilinear")
+    return Preprocessing(mean, std, bound.input_size or (height if height == width else None), "area")
+
+
+@torch.no_grad()
+def _assert_one_backbone(strategy: Strategy, experiment: Experiment) -> None:
+    images = experiment.scenario.test.gather(slice(0, 2)).to(experiment.device)
+    x = experiment.place(0).augmentation.test(images)
+    own, whole = strategy.model.backbone(x), strategy.features(x)
+    if own.shape != whole.shape or not torch.equal(own, whole):
+        raise UserError(f"{type(strategy).__name__}'s features are not those of one backbone, so none can be exported")
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.is_floating_point() else tensor.clone()
