@@ -3,7 +3,8 @@ Class-Incremental Learning, WACV 2023.
 
 The backbone is frozen after the first task. For each old class, features of the new class whose mean is most similar
 (cosine) are moved by the difference of the two means; a linear classifier learns the real features of the new classes
-and these pseudo-features of the old ones. Class means are all that is carried beside the classifier.
+and these pseudo-features of the old ones. Class means are all that is carried beside the classifier. Where classes
+return, which the paper does not treat, all classes of the task count as new here, and those absent from it as old.
 
 ``classifier: svc`` is the paper's one-against-rest linear support vector machine (scikit-learn's LinearSVC);
 ``classifier: sgd`` learns a linear head with the trainer's options (the published ones: 50 epochs, rate 0.05, cosine),
@@ -58,7 +59,7 @@ class FeTrIL(Frozen):
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
         self.prototypes.learn(features, labels)
         every, own = distributed.gather(features), distributed.gather(labels)
-        x, y = with_old_classes(every, own, self.prototypes.means.float(), task.n_old)
+        x, y = with_absent_classes(every, own, self.prototypes.means.float())
         if task.n_seen == 1:
             return  # one class alone: any score is right
         if self.classifier == "svc":
@@ -84,25 +85,26 @@ class FeTrIL(Frozen):
         return self.linear(features)
 
 
-def with_old_classes(features: Tensor, labels: Tensor, means: Tensor, n_old: int) -> tuple[Tensor, Tensor]:
-    """The features of new classes, followed by pseudo-features of each old class.
+def with_absent_classes(features: Tensor, labels: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """A task's features, followed by pseudo-features of each class that is absent from it.
 
-    An old class gets all features of the new class with the most similar mean, moved so that their mean is its own.
+    An absent class gets all features of the class with the most similar mean, moved so that their mean is its own.
 
     Args:
-        features: of new classes (N, D).
-        labels: (N,), from ``n_old`` on.
+        features: of the task's images (N, D).
+        labels: (N,).
         means: of all classes (K, D).
-        n_old: classes before.
 
     Returns:
         Features (N', D) and labels (N',).
     """
     xs, ys = [features], [labels]
-    new = F.normalize(means[n_old:], dim=1)  # (K_new, D)
-    for old in range(n_old):
-        nearest = n_old + int((new @ F.normalize(means[old], dim=0)).argmax())
-        source = features[labels == nearest]
-        xs.append(source - means[nearest] + means[old])
-        ys.append(torch.full((len(source),), old, dtype=labels.dtype, device=labels.device))
+    present = labels.unique()
+    here = torch.stack([features[labels == label].double().mean(0) for label in present]).to(means)  # (K', D)
+    similar = F.normalize(means, dim=1) @ F.normalize(here, dim=1).T  # (K, K')
+    for absent in sorted(set(range(len(means))) - set(present.tolist())):
+        nearest = int(similar[absent].argmax())
+        source = features[labels == present[nearest]]
+        xs.append(source - here[nearest] + means[absent])
+        ys.append(torch.full((len(source),), absent, dtype=labels.dtype, device=labels.device))
     return torch.cat(xs), torch.cat(ys)

@@ -3,7 +3,8 @@ for Continual Learning, NeurIPS 2023.
 
 Random ReLU features of a frozen backbone; X^T X and X^T Y are added up, and the ridge penalty is chosen anew in each
 task: a regression on the first 80 % of the task's images alone is scored by its squared error on the last 20 %. So the
-weights depend on the order of tasks through the penalty, unless ``penalties`` has one value.
+weights depend on the order of tasks through the penalty, unless ``penalties`` has one value. The penalty that wins on
+few images may leave the equations of all images unsolvable; then the next best is taken.
 
 The paper first tunes adapters in the first task; here a backbone that is not frozen learns all its weights in the first
 task instead. Images are split at random rather than in the loader's order, statistics are kept in float64 where the
@@ -34,11 +35,11 @@ class RanPAC(Analytic):
 
     Args:
         model: backbone and head without classes.
-        penalties: to choose from; null: 1e-8, 1e-7, ..., 1e8.
+        penalties: to choose from; null: 1e-8, 1e-7, ..., 1e8. One alone is not chosen but taken.
         held_out: share of a task's images that the choice is made on.
         init: of the random layer: ``normal`` (the paper) or ``uniform``.
         width: M, features after the random layer; null: the most that ``memory.budget`` allows.
-        gamma: the penalty where a task has too few images to choose.
+        gamma: the penalty until a task has enough images to choose one.
         storage: of the M x M matrix: ``packed`` or ``full``.
         products: ``auto``, ``float32`` or ``float64``.
     """
@@ -65,14 +66,17 @@ class RanPAC(Analytic):
         return super().expand(features).relu()
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        gammas = powers_of_ten() if self.penalties is None else self.penalties
         every, own = distributed.gather(features), distributed.gather(labels)
         order = torch.randperm(len(every), device=every.device)
         held = round(self.held_out * len(every))
-        gamma = None
-        if 0 < held < len(every):
-            x, y = self.expand(every[order]), F.one_hot(own[order], task.n_seen).double()  # (N, M), (N, K)
-            gamma = best_penalty(x[:-held], y[:-held], x[-held:], y[-held:], self.penalties or powers_of_ten())
-        self.ridge.learn(self.samples(features, labels, task), len(task.train), gamma=gamma)
+        if len(gammas) != 1:
+            if 0 < held < len(every):
+                x, y = self.expand(every[order]), F.one_hot(own[order], task.n_seen).double()  # (N, M), (N, K)
+                gammas = best_penalties(x[:-held], y[:-held], x[-held:], y[-held:], gammas)
+            else:
+                gammas = [float(self.ridge.gamma)]
+        self.ridge.learn(self.samples(features, labels, task), len(task.train), gamma=gammas)
 
 
 def powers_of_ten() -> list[float]:
@@ -80,8 +84,8 @@ def powers_of_ten() -> list[float]:
     return [10.0**power for power in range(-8, 9)]
 
 
-def best_penalty(x: Tensor, y: Tensor, x_held: Tensor, y_held: Tensor, penalties: list[float]) -> float:
-    """The ridge penalty with the least squared error on held-out samples.
+def best_penalties(x: Tensor, y: Tensor, x_held: Tensor, y_held: Tensor, penalties: list[float]) -> list[float]:
+    """The ridge penalties by their squared error on held-out samples, best first.
 
     With fewer samples than columns the equations are solved in their dual form, X^T (X X^T + penalty I)^-1 Y.
 
@@ -108,4 +112,4 @@ def best_penalty(x: Tensor, y: Tensor, x_held: Tensor, y_held: Tensor, penalties
         errors[penalty] = float((predicted - y_held).square().mean())
     if not errors:
         raise UserError(f"strategy.penalties: the equations can be solved with none of {penalties}; give larger ones")
-    return min(errors, key=lambda penalty: errors[penalty])
+    return sorted(errors, key=lambda penalty: errors[penalty])

@@ -3,8 +3,10 @@ Workshops 2020.
 
 Running class means and one covariance for all classes, updated image by image in the order of the data; linear
 discriminant scores with the covariance shrunk towards the identity. The updates of a piece are computed together, with
-the same result. The released code starts from a covariance estimated on a first batch; this starts from none. A
-backbone that is not frozen learns in the first task and is frozen then.
+the same result. The released code starts from a covariance estimated on a first batch; this starts from none. There the
+first image of a class that comes later differs from a mean of zeros, which adds the feature itself to the covariance;
+here it has no mean to differ from and adds nothing. A backbone that is not frozen learns in the first task and is
+frozen then.
 """
 
 from __future__ import annotations

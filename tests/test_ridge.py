@@ -148,6 +148,35 @@ def test_auto_recomputes_a_piece_in_float64_where_rounding_would_show():
     assert relative(ridge.weight, joint(x, y, 1e-3)) < 1e-8
 
 
+@pytest.mark.parametrize("gamma", [1e-5, 1e-7])
+def test_auto_solves_in_float64_what_rounding_makes_unsolvable(gamma):
+    x, labels = samples(200, 300, 10, seed=0)
+    y = F.one_hot(labels, 10)
+    rounded = (x.T @ x).double() + gamma * torch.eye(300, dtype=torch.float64)
+    assert torch.linalg.eigvalsh(rounded)[0] < 0
+    ridge = Ridge(300, gamma)
+    ridge.grow(10)
+    learn(ridge, x, y, [100, 100], chunk=50)
+    assert relative(ridge.weight, joint(x, y, gamma)) < 1e-5
+    with pytest.raises(UserError, match=f"gamma: {gamma:g} is too small"):
+        learn(Ridge(300, gamma, products="float32"), x, y[:, :0], [200], chunk=50)
+
+
+@pytest.mark.parametrize("products", ["auto", "float64"])
+def test_of_several_penalties_the_first_that_can_be_solved_is_taken(products):
+    x, labels = samples(60, 80, 3, seed=0)
+    y = F.one_hot(labels, 3)
+    ridge = Ridge(80, 5.0, products=products, solver="accumulated")
+    ridge.grow(3)
+    ridge.learn(lambda dtype: [(x.to(dtype), y)], 60, gamma=[1e-17, 1e-6, 0.5])
+    assert float(ridge.gamma) == 1e-6
+    torch.testing.assert_close(ridge.weight, joint(x, y, 1e-6), rtol=1e-4, atol=1e-5)
+    before = {name: tensor.clone() for name, tensor in ridge.state_dict().items()}
+    with pytest.raises(UserError, match="gamma: 1e-16 is too small"):
+        ridge.learn(lambda dtype: [(x.to(dtype), y)], 60, gamma=[1e-17, 1e-16])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ridge.state_dict().items())
+
+
 def test_float32_is_refused_where_it_would_be_wrong_and_the_error_names_gamma():
     x, labels = samples(200, 300, 10, seed=0)
     y = F.one_hot(labels, 10)

@@ -13,7 +13,8 @@ Letters: N samples, M columns of X (the width), K columns of Y (classes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -26,6 +27,11 @@ from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size
 # Makes the samples of one piece, as often as it is called: pairs (n, M), (n, K), X in float32 or float64.
 Samples = Callable[[torch.dtype], Iterable[tuple[Tensor, Tensor]]]
 SOME = 256  # samples on which the rounding of products is measured
+PRECISIONS = {  # of products, tried in this order
+    "auto": (torch.float32, torch.float64),
+    "float32": (torch.float32,),
+    "float64": (torch.float64,),
+}
 WORST = 1e13  # a condition number beyond which float64 keeps fewer than three digits
 TOLERANCE = {"auto": 2e-6, "float32": 1e-4}  # largest relative change of W by one piece's products in float32
 
@@ -79,23 +85,25 @@ class Ridge(Statistics):
         """Scores X W in float64: (N, M) -> (N, K)."""
         return x.double() @ self.weight
 
-    def learn(self, samples: Samples, n: int, *, gamma: float | None = None) -> None:
+    def learn(self, samples: Samples, n: int, *, gamma: float | Sequence[float] | None = None) -> None:
         """Take in one piece of the data; W is then that of all pieces so far.
 
         Args:
             samples: makes (X, Y) in chunks, X (n', M) in the precision that it is called with, Y (n', K) real targets.
                 With several processes, each one's own share.
             n: samples in the piece, over all processes: decides what is cheaper.
-            gamma: the penalty from now on, for all samples; None: as before. A recursion cannot change it.
+            gamma: the penalty from now on, for all samples; of several, the first with which the equations can be
+                solved; None: as before. A recursion cannot change it.
 
         Raises:
-            UserError: a sample is not finite, or the equations cannot be solved with this gamma.
+            UserError: a sample is not finite, or the equations cannot be solved with this gamma, or any of them.
         """
         if self._recursive(n):
             assert gamma is None, "the recursion has its gamma inside R"
             self._update(samples)
         else:
-            self._accumulate(samples, float(self.gamma) if gamma is None else gamma)
+            gamma = float(self.gamma) if gamma is None else gamma
+            self._accumulate(samples, gamma if isinstance(gamma, Sequence) else [gamma])
 
     def information(self) -> Tensor:
         """A = X^T X of all samples so far, (M, M)."""
@@ -127,29 +135,35 @@ class Ridge(Statistics):
 
     # --- accumulated ------------------------------------------------------------------------------------------------
 
-    def _accumulate(self, samples: Samples, gamma: float) -> None:
+    def _accumulate(self, samples: Samples, gammas: Sequence[float]) -> None:
         before = self._lower()
         target = symmetric_product(before, self.weight) + self.gamma * self.weight  # Q of the samples before, (M, K)
-        precise = torch.float64 if self.products == "float64" else torch.float32
-        while True:
-            matrix, factor, weight, first, parts = self._solved(before, target, samples, precise, gamma)
-            rounded = precise == torch.float32 and first is not None
+        for precise in PRECISIONS[self.products]:
+            last = precise is PRECISIONS[self.products][-1]
+            try:  # rounding alone may make equations unsolvable, so the next precision comes before the next gamma
+                matrix, factor, gamma, weight, first, parts = self._solved(
+                    before, target, samples, precise, gammas if last else gammas[:1]
+                )
+            except UserError:
+                if last:
+                    raise
+                continue
+            rounded = first is not None and precise is torch.float32
             self.error = rounding(factor, weight, first) * parts**0.5 if rounded and first is not None else 0.0
             if self.error <= TOLERANCE.get(self.products, 1.0):
                 break
-            if self.products == "float32":
-                raise UserError(
-                    f"gamma: {gamma:g} is too small for products in float32: rounding them changes the weights "
-                    f"by {self.error:.1e} (relative); use a larger gamma, or products: auto or float64"
-                )
-            precise = torch.float64
+        else:
+            raise UserError(
+                f"gamma: {gamma:g} is too small for products in float32: rounding them changes the weights "
+                f"by {self.error:.1e} (relative); use a larger gamma, or products: auto or float64"
+            )
         self._keep(matrix)
         self.weight, self.gamma = weight, torch.full_like(self.gamma, gamma)
 
     def _solved(
-        self, before: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gamma: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
-        """With this piece: A (its lower triangle), its factor, W; some of X, and how often it fits into the piece."""
+        self, before: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gammas: Sequence[float]
+    ) -> tuple[Tensor, Tensor, float, Tensor, Tensor | None, float]:
+        """With this piece: A (its lower triangle), its factor, gamma, W; some of X, and how often it fits in."""
         alone = distributed.rank() == 0  # what was known before is added once
         matrix, cross = (before.clone(), target.clone()) if alone else (before * 0, target * 0)
         first, count = None, 0
@@ -162,8 +176,9 @@ class Ridge(Statistics):
         distributed.sum_(cross)
         if not (torch.isfinite(matrix.diagonal()).all() and torch.isfinite(cross).all()):
             raise UserError("a feature is NaN or infinite; the network is broken, no gamma helps")
-        factor = cholesky(matrix, gamma)
-        return matrix, factor, torch.cholesky_solve(cross, factor), first, count / max(1, min(count, SOME))
+        factor, gamma = solvable(matrix, gammas)
+        weight, parts = torch.cholesky_solve(cross, factor), count / max(1, min(count, SOME))
+        return matrix, factor, gamma, weight, first, parts
 
     # --- recursive --------------------------------------------------------------------------------------------------
 
@@ -234,6 +249,18 @@ def cholesky(matrix: Tensor, gamma: float) -> Tensor:
             f"fewer than three digits; use at least {gamma * condition / WORST:.1e}"
         )
     return factor
+
+
+def solvable(matrix: Tensor, gammas: Sequence[float]) -> tuple[Tensor, float]:
+    """The factor of matrix + gamma I for the first gamma with which it can be used, and that gamma.
+
+    Raises:
+        UserError: there is none.
+    """
+    for gamma in gammas[:-1]:
+        with contextlib.suppress(UserError):
+            return cholesky(matrix, gamma), gamma
+    return cholesky(matrix, gammas[-1]), gammas[-1]
 
 
 def condition_number(factor: Tensor, steps: int = 3) -> float:
