@@ -111,9 +111,9 @@ def test_halves_are_stored_and_loaded(finished, tmp_path, capsys):
 
 def test_input_size_and_crops_are_kept(tmp_path):
     from cil.augmentation import Augmentation
-    from cil.lab import toy_scenario
     from cil.experiment import Experiment
     from cil.export import preprocessing
+    from cil.lab import toy_scenario
     from cil.nets.pretrained import Preprocessing
     from cil.trainer import Trainer
     from strategies.finetune import Finetune

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from cil.lab import toy_scenario
 from cil.data import Dataset, ImageSet
 from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment
+from cil.lab import toy_scenario
 from cil.memory.exemplars import Memory
 from cil.nets import resnet
 from cil.nets.network import Model, Splittable
