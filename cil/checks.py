@@ -38,7 +38,7 @@ from cil.nets.network import Network
 from cil.progress import Progress
 from cil.resume import restore, save_boundary
 from cil.run import learn, run, select
-from cil.scenario import Scenario, Task, disjoint
+from cil.scenario import Scenario, Task, disjoint, stream
 from cil.seeds import Seeds
 from cil.strategy import Strategy
 from cil.trainer import NoWatcher, Trainer
@@ -128,6 +128,14 @@ def toy_scenario(sizes: tuple[int, ...] = SIZES) -> Scenario:
     return disjoint(toy_dataset(), [range(a, b) for a, b in itertools.pairwise(starts)], name="toy")
 
 
+def toy_stream() -> Scenario:
+    """The toy classes in two blurry phases without a boundary, in pieces of at most 16 images; some bring no class."""
+    labels, draws = toy_dataset().train.labels.numpy(), np.random.default_rng(11)
+    early = (labels < 3) ^ (draws.random(len(labels)) < 0.1)  # a tenth of the images comes in the other phase
+    phases = [draws.permutation(np.flatnonzero(part)) for part in (early, ~early)]
+    return stream(toy_dataset(), phases, name="toy stream", every=16, nfa_shift=0)
+
+
 @dataclass
 class Moment:
     """What a strategy was after a task."""
@@ -178,6 +186,11 @@ class Lab:
         trainer = Trainer(epochs=8, batch_size=12, lr=0.05, weight_decay=1e-4)
         seeds = Seeds(seed, seed, seed)
         return Experiment(toy_scenario(sizes), self.build, trainer, self.memory(), seeds=seeds)
+
+    def stream_experiment(self) -> Experiment:
+        """The toy stream, each image seen once."""
+        trainer = Trainer(epochs=1, batch_size=6, lr=0.05, weight_decay=1e-4)
+        return Experiment(toy_stream(), self.build, trainer, self.memory())
 
     def trace(self, seed: int = 0, sizes: tuple[int, ...] = SIZES, rebuild: bool = False) -> list[Moment]:
         """The state after each task; with ``rebuild`` everything is written, thrown away and read back in between."""
@@ -483,6 +496,20 @@ def check_survives_classes_with_few_images(lab: Lab) -> None:
     expected = [count if quota is None else min(count, quota) for count in COUNTS]
     assert kept.tolist() == expected, f"exemplars by class {kept.tolist()}, due {expected}"
     assert torch.isfinite(last.scores).all()
+
+
+def check_learns_streams_as_tagged(lab: Lab) -> None:
+    """Tagged as not needing boundaries, a strategy learns a stream with finite scores; else it is refused."""
+    experiment, refused = lab.stream_experiment(), False
+    try:
+        experiment.check()
+    except UserError:
+        refused = True
+    assert refused == lab.strategy.needs_boundaries, "the tag and the behaviour differ"
+    for moment in [] if refused else lab.moments(experiment, rebuild=True):
+        expected = (len(moment.scores), moment.task.n_seen)
+        assert moment.scores.shape == expected, f"scores {tuple(moment.scores.shape)} where {expected} are due"
+        assert torch.isfinite(moment.scores).all(), f"scores after piece {moment.task.index} are not finite"
 
 
 def hoard(strategy: Strategy) -> Iterator[tuple[str, int]]:
