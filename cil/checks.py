@@ -251,6 +251,24 @@ def check_survives_classes_with_few_images(lab: Lab) -> None:
     assert torch.isfinite(last.scores).all()
 
 
+def check_learns_streams_as_tagged(lab: Lab) -> None:
+    """A strategy that does not need boundaries learns a stream without them, with finite scores; others are refused.
+
+    Both with a backbone that learns and with one that is frozen.
+    """
+    for freeze in (False, True):
+        experiment, refused = lab.stream_experiment(frozen=freeze), False
+        try:
+            experiment.check()
+        except UserError:
+            refused = True
+        assert refused == experiment.build().needs_boundaries, "the tag and the behaviour differ"
+        for moment in [] if refused else lab.moments(experiment, rebuild=True):
+            expected = (len(moment.scores), moment.task.n_seen)
+            assert moment.scores.shape == expected, f"scores {tuple(moment.scores.shape)} where {expected} are due"
+            assert torch.isfinite(moment.scores).all(), f"scores after piece {moment.task.index} are not finite"
+
+
 # --- running them -----------------------------------------------------------------------------------------------------
 
 

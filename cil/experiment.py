@@ -58,9 +58,16 @@ class Experiment:
             UserError: names the option, its value and what is legal.
         """
         self.memory.check()
-        self.trainer.check(len(self.scenario.tasks))
         strategy = self.fresh()
         name = type(strategy).__name__
+        pieces = [task.index for task in self.scenario.tasks if not task.boundary]
+        if pieces and strategy.needs_boundaries:
+            raise UserError(
+                f"strategy: {name} needs to know where tasks begin, and '{self.scenario.name}' is a stream without "
+                "boundaries; legal are strategies with needs_boundaries = False, such as Replay, or a scenario with "
+                "boundaries, such as ClassIncremental"
+            )
+        self.trainer.check(len(self.scenario.tasks), pieces)
         if strategy.exemplar_free and not self.memory.empty and self.memory.budget is None:
             kept = self.memory.per_class if self.memory.exemplars is None else self.memory.exemplars
             raise UserError(f"memory: {name} is exemplar-free and the run gives it {kept} exemplars; set them to 0")
@@ -235,6 +242,7 @@ class Experiment:
             mean, std = (0.0,) * len(own.mean), (1.0,) * len(own.std)
         bound = self.augmentation.bind(self.scenario.image_shape, mean, std, self.device)
         place = Place(task, self.seeds.data, bound, self.device, self.precision)
+        place.ordered = not self.scenario.tasks[task].boundary
         if watcher is not None:
             place.watcher = watcher
         return place

@@ -30,6 +30,11 @@ class Frozen(Strategy):
 
     exemplar_free: ClassVar[bool] = True
 
+    @property
+    def needs_boundaries(self) -> bool:  # type: ignore[override]
+        """To learn the backbone in the first task, that has to be told from the others."""
+        return not self.model.frozen
+
     def grow(self, task: Task) -> None:
         """Make room for what is carried; nothing by default, the network's own head is not used."""
 

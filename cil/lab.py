@@ -33,7 +33,7 @@ from cil.nets.network import Network
 from cil.progress import Progress
 from cil.resume import restore, save_boundary
 from cil.run import learn, select
-from cil.scenario import Scenario, Task, disjoint
+from cil.scenario import Scenario, Task, disjoint, stream
 from cil.seeds import Seeds
 from cil.strategy import Strategy
 from cil.trainer import NoWatcher, Trainer
@@ -123,6 +123,14 @@ def toy_scenario(sizes: tuple[int, ...] = SIZES) -> Scenario:
     return disjoint(toy_dataset(), [range(a, b) for a, b in itertools.pairwise(starts)], name="toy")
 
 
+def toy_stream() -> Scenario:
+    """The toy classes in two blurry phases without a boundary, in pieces of at most 16 images; some bring no class."""
+    labels, draws = toy_dataset().train.labels.numpy(), np.random.default_rng(11)
+    early = (labels < 3) ^ (draws.random(len(labels)) < 0.1)  # a tenth of the images comes in the other phase
+    phases = [draws.permutation(np.flatnonzero(part)) for part in (early, ~early)]
+    return stream(toy_dataset(), phases, name="toy stream", every=16, nfa_shift=0)
+
+
 @dataclass
 class Moment:
     """What a strategy was after a task."""
@@ -174,6 +182,17 @@ class Lab:
         trainer = Trainer(epochs=8, batch_size=12, lr=0.05, weight_decay=1e-4)
         seeds = Seeds(seed, seed, seed)
         return Experiment(toy_scenario(sizes), self.build, trainer, self.memory(), seeds=seeds)
+
+    def stream_experiment(self, *, frozen: bool = False) -> Experiment:
+        """The toy stream, each image seen once; with ``frozen`` on a backbone that never learns."""
+        trainer = Trainer(epochs=1, batch_size=6, lr=0.05, weight_decay=1e-4)
+
+        def build() -> Strategy:
+            strategy = self.build()
+            strategy.model.frozen = frozen
+            return strategy
+
+        return Experiment(toy_stream(), build, trainer, self.memory())
 
     def trace(self, seed: int = 0, sizes: tuple[int, ...] = SIZES, rebuild: bool = False) -> list[Moment]:
         """The state after each task; with ``rebuild`` everything is written, thrown away and read back in between."""

@@ -79,7 +79,8 @@ class Progress:
 
     def epoch_starts(self, task: Task, stage: int, epoch: int, epochs: int, steps: int) -> None:
         """A pass over ``steps`` batches starts."""
-        where = f"task {task.index + 1}" + (f", stage {stage + 1}" if stage else "")
+        kind = "task" if task.boundary else "piece"
+        where = f"{kind} {task.index + 1}" + (f", stage {stage + 1}" if stage else "")
         if self.of_steps is not None:
             if epoch == 0 or self.bars.tasks[1].total != steps * epochs:
                 self.bars.reset(self.of_steps, total=steps * epochs, completed=steps * epoch)
@@ -97,8 +98,10 @@ class Progress:
             self.writer.add_scalar(f"loss/stage{stage}", loss, step)
             self.writer.add_scalar(f"lr/stage{stage}", lr, step)
 
-    def task_done(self, task: Task, predictions: dict[str, Predictions], size: Bytes) -> None:
-        """A task was learned and evaluated."""
+    def task_done(
+        self, task: Task, predictions: dict[str, Predictions], size: Bytes, *, ended: str | None = None
+    ) -> None:
+        """A task was learned and evaluated; ``ended`` names what has come to its end, None: nothing worth a line."""
         accuracy = {name: seen.confusion.trace() / seen.confusion.sum() for name, seen in predictions.items()}
         if self.writer is not None:
             for name, value in accuracy.items():
@@ -108,5 +111,7 @@ class Progress:
             self.writer.flush()
         if self.of_tasks is not None:
             self.bars.advance(self.of_tasks)
+        if ended is None:
+            return
         shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in accuracy.items())
-        self.say(f"task {task.index + 1}: {task.n_seen} classes seen; {shown}; {mib(size['strict'])} MiB carried")
+        self.say(f"{ended}: {task.n_seen} classes seen; {shown}; {mib(size['strict'])} MiB carried")

@@ -76,21 +76,23 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress
     if not useful:
         start.spent = 0.0
     if moments:
-        where = f"task {current + 1}" + (f", epoch {max(e for e, _ in useful.values())}" if useful else "")
-        progress.say(f"resuming: {current} of {len(experiment.scenario.tasks)} tasks done, going on in {where}")
+        kind = "piece" if experiment.scenario.streams else "task"
+        where = f"{kind} {current + 1}" + (f", epoch {max(e for e, _ in useful.values())}" if useful else "")
+        progress.say(f"resuming: {current} of {len(experiment.scenario.tasks)} {kind}s done, going on in {where}")
     return start
 
 
 def save_boundary(
     checkpoints: Checkpoints, task: Task, strategy: Strategy, exemplars: Exemplars, records: Sequence[Record]
 ) -> None:
-    """Write the state after a task; keep the one before it in case this one is damaged, and drop what is older."""
+    """Write the state after a task; keep the one written before in case this one is damaged, and drop what is older."""
     tensors = {
         **ckpt.with_prefix("strategy", strategy.state_dict()),
         **ckpt.with_prefix("exemplars", exemplars.state()),
     }
     checkpoints.save(Moment(task.index), tensors, {"tasks": list(records)})
-    checkpoints.prune(lambda moment: not moment.inside and moment.task >= task.index - 1)
+    last_two = [moment for moment in checkpoints.moments() if not moment.inside and moment.task <= task.index][-2:]
+    checkpoints.prune(lambda moment: not moment.inside and moment >= last_two[0])
 
 
 class Keeper:

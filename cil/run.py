@@ -59,10 +59,14 @@ def run(
     with progress.tasks(len(scenario.tasks), done=len(records)):
         for task in scenario.tasks[len(records) :]:
             began = time.perf_counter()
-            keeper = Keeper(task, checkpoints, checkpoint_every, start.inside, progress, began - start.spent)
+            # A stream's state is written where a phase ends: one for each piece may be more than is learned in it.
+            ends = task.boundary or task.index in scenario.phase_ends
+            inside = checkpoints if task.boundary else None
+            keeper = Keeper(task, inside, checkpoint_every, start.inside, progress, began - start.spent)
             place = experiment.place(task.index, keeper)
             trainer = experiment.trainer.at(place)
             decoded = 0 if exemplars.memory.codec == "raw" else len(exemplars) * scenario.test.image_bytes
+            ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
             learn(strategy, task, exemplars, trainer, experiment)
             select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
             seen = scenario.test.of_classes(range(task.n_seen))
@@ -74,14 +78,37 @@ def run(
             record = make_record(scenario, task, predictions, size, len(exemplars), trainer, seconds)
             record["training_bytes"] = held_while_training(trainer, size, decoded)
             record["inference_bytes"] = needed_to_predict(strategy, seen, task, place)
+            if ahead:
+                record["near_future"] = ahead
             records.append(record)
             start.inside, start.spent = {}, 0.0
-            if checkpoints:
+            if checkpoints and ends:
                 save_boundary(checkpoints, task, strategy, exemplars, records)
             if on_task:
                 on_task(records, strategy, exemplars)
-            progress.task_done(task, predictions, size)
+            progress.task_done(task, predictions, size, ended=told(scenario, task) if ends else None)
     return records, strategy, exemplars
+
+
+def told(scenario: Scenario, task: Task) -> str:
+    """What has ended with this task, for people: the task, or a phase of a stream."""
+    if task.boundary:
+        return f"task {task.index + 1}"
+    return f"phase {scenario.phase_of_task[task.index] + 1}, {scenario.images_seen[task.index]} images"
+
+
+def foresee(strategy: Strategy, task: Task, exemplars: Exemplars, scenario: Scenario, place: Place) -> dict[str, int]:
+    """How many of the images to come the strategy, as it is before this piece, gets right by its own evaluator.
+
+    They are as many as the piece has, ``nfa_shift`` images ahead of it; with a shift of 0 they are the piece itself.
+    Images of classes not seen yet count as missed.
+    """
+    start = int(scenario.images_seen[task.index]) - len(task.train) + scenario.nfa_shift
+    images = scenario.stretch(start, start + len(task.train))
+    known, own, right = images.of_classes(range(task.n_old)), strategy.evaluator, 0
+    if len(known):
+        right = int(evaluate(strategy, known, task.n_old, exemplars, (own,), place)[own].confusion.trace())
+    return {"images": len(images), "right": right}
 
 
 def learn(strategy: Strategy, task: Task, exemplars: Exemplars, trainer: Trainer, experiment: Experiment) -> None:
@@ -140,14 +167,15 @@ def make_record(
 ) -> Record:
     """What one task adds to ``results.json``; the schema is described in ``docs/results_schema.md``."""
     owner = scenario.task_of_class[: task.n_seen]
+    phase = scenario.phase_of_task[owner]
     scores = {}
     for name, seen in predictions.items():
-        inference, within = metrics.task_inference_decomposition(seen.confusion, owner)
+        inference, within = metrics.task_inference_decomposition(seen.confusion, phase)
         scores[name] = {
             "accuracy_row": metrics.accuracy_row(seen.confusion, owner, len(scenario.tasks)).tolist(),
             "top5": seen.top5,
             "per_class": metrics.per_class_accuracy(seen.confusion).tolist(),
-            "task_confusion": metrics.task_confusion(seen.confusion, owner).tolist(),
+            "task_confusion": metrics.task_confusion(seen.confusion, phase).tolist(),
             "task_inference": inference,
             "within_task": within,
         }

@@ -27,6 +27,7 @@ from cil.memory.ledger import STATE, STORED, mib
 from cil.progress import Progress
 from cil.resume import Record
 from cil.run import run
+from cil.scenario import Scenario
 from cil.strategy import Strategy
 from cil.trainer import DivergedError
 
@@ -88,7 +89,11 @@ def _train(
         "schema": report.SCHEMA,
         "command": command,
         "config": config,
-        "seeds": {**vars(experiment.seeds), "class_order": config["scenario"]["init_args"].get("order")},
+        "seeds": {
+            **vars(experiment.seeds),
+            "class_order": config["scenario"]["init_args"].get("order"),
+            "stream": config["scenario"]["init_args"].get("seed"),
+        },
         **report.environment(experiment),
         "started": _now(),
     }
@@ -189,7 +194,9 @@ def plan_table(experiment: Experiment) -> Table:
     table = Table(
         title=f"plan: {experiment.scenario.name}, sizes in MiB", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False
     )
-    rows = plan(experiment)
+    rows, scenario = plan(experiment), experiment.scenario
+    if scenario.streams:
+        rows = _of_phases(rows, scenario)
     # Labels and lengths belong to the exemplars; a column of zeros tells nothing.
     for row in rows:
         size = row["bytes"]
@@ -201,17 +208,32 @@ def plan_table(experiment: Experiment) -> Table:
         short = {"normalisation": "norm.", "statistics": "stat."}
         table.add_column(short.get(name, name), justify="right", no_wrap=True)
     for row in rows:
-        row |= {"task": row["task"] + 1, "classes": len(row["classes"]), "images": row["train_images"]}
+        shown_task = row.get("phase", row["task"]) + 1
+        row |= {"task": shown_task, "classes": len(row["classes"]), "images": row["train_images"]}
         table.add_row(*(str(row[name]) for name in counts), *(mib(row["sizes"][name], 3) for name in shown))
     budget = experiment.limits().budget
     notes = ["{}: {}, the most that the budget allows".format(*experiment.sized)] if experiment.sized else []
     notes += ["keeps all images: an upper bound, outside any memory budget"] * experiment.memory.unbounded
     if budget:
         notes.append(f"budget {show(budget.bytes)}, counted as '{budget.convention}', reached {WHEN[budget.align]}")
+    if scenario.streams:
+        notes.append(f"a stream without boundaries in {len(scenario.tasks)} pieces; tasks are its phases")
     if experiment.memory.codec != "raw":
         notes.append(f"exemplars as {experiment.memory.codec}: number and bytes are estimates from a sample")
     table.caption = "\n".join(notes) or None
     return table
+
+
+def _of_phases(rows: list[dict[str, Any]], scenario: Scenario) -> list[dict[str, Any]]:
+    """The plan at the end of each phase, with the new classes and the images of all its pieces."""
+    out, start = [], 0
+    for phase, end in enumerate(scenario.phase_ends):
+        own = rows[start : end + 1]
+        classes = [label for row in own for label in row["classes"]]
+        images = sum(row["train_images"] for row in own)
+        out.append({**own[-1], "phase": phase, "classes": classes, "train_images": images})
+        start = end + 1
+    return out
 
 
 WHEN = {"final": "after the last task", "always": "after every task"}

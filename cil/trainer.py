@@ -6,7 +6,7 @@
         optimiser = fresh, over strategy.parameter_groups()
         for each epoch:                                        run_epoch
             learning rate from the schedule
-            for each batch of data + replay, shuffled:
+            for each batch of data + replay, shuffled; on a stream, of data in order, each with exemplars drawn anew:
                 x = augment(images)
                 loss = strategy.loss(x, y)                     train_step
                 backward, clip, step
@@ -19,7 +19,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -54,6 +54,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "warmup_epochs": (lambda v: isinstance(v, int) and v >= 0, "an integer >= 0"),
     "clip_grad": (lambda v: v is None or v > 0, "> 0 or null"),
     "label_smoothing": (lambda v: 0 <= v < 1, "within [0, 1)"),
+    "steps_per_batch": (lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
+}
+# What a stream, whose images are seen once, allows, and why.
+ON_STREAM: dict[str, tuple[Any, str]] = {
+    "epochs": (1, "its images are seen once; trainer.steps_per_batch makes more steps on each batch"),
+    "warmup_epochs": (0, "with one epoch for each piece the rate would never leave the warm-up"),
 }
 
 
@@ -94,7 +100,10 @@ class NoWatcher:
 
 @dataclass
 class Place:
-    """Where and for which task a trainer works; made by the engine for each task."""
+    """Where and for which task a trainer works; made by the engine for each task.
+
+    ``ordered``: the task is a piece of a stream, so its images come in their order, once.
+    """
 
     task: int
     seed: int
@@ -102,6 +111,7 @@ class Place:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "32"
     watcher: Watcher = field(default_factory=NoWatcher)
+    ordered: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of this run: float32, or matrix products in bfloat16."""
@@ -112,7 +122,7 @@ class Trainer:
     """Stochastic gradient descent: how long, how fast, with what optimiser.
 
     Args:
-        epochs: passes over a task's data and exemplars.
+        epochs: passes over a task's data and exemplars; 1 on a stream without boundaries.
         batch_size: images in a step.
         optimizer: ``sgd`` or ``adamw``.
         lr: learning rate.
@@ -126,6 +136,8 @@ class Trainer:
         warmup_epochs: epochs in which the rate rises linearly from lr / (warmup_epochs + 1), before the schedule's own.
         clip_grad: largest norm of the gradient; null does not clip.
         label_smoothing: of the cross-entropy, within [0, 1).
+        steps_per_batch: gradient steps on each batch of a stream without boundaries, each with its own augmentation and
+            exemplars; 3 in the released code of Si-Blurry. Elsewhere 1.
         per_task: other values of these options for single tasks, by index: ``{0: {epochs: 200, weight_decay: 5e-4}}``.
     """
 
@@ -146,20 +158,22 @@ class Trainer:
         warmup_epochs: int = 0,
         clip_grad: float | None = None,
         label_smoothing: float = 0.0,
+        steps_per_batch: int = 1,
         per_task: dict[int, dict[str, Any]] | None = None,
     ) -> None:
         self.epochs, self.batch_size, self.optimizer, self.lr = epochs, batch_size, optimizer, lr
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
         self.schedule, self.milestones, self.gamma, self.min_lr = schedule, milestones, gamma, min_lr
         self.warmup_epochs, self.clip_grad, self.label_smoothing = warmup_epochs, clip_grad, label_smoothing
-        self.per_task = per_task
+        self.steps_per_batch, self.per_task = steps_per_batch, per_task
         self.place: Place | None = None
 
-    def check(self, n_tasks: int) -> None:
+    def check(self, n_tasks: int, pieces: Collection[int] = ()) -> None:
         """Refuse values that cannot be meant, before any training.
 
         Args:
             n_tasks: number of tasks of the scenario.
+            pieces: indices of those that are pieces of a stream without boundaries.
 
         Raises:
             UserError: names the option, its value and what is legal.
@@ -184,6 +198,16 @@ class Trainer:
                     raise UserError(f"trainer.{key}: {value!r} for task {index} must be {text}")
             if chosen.nesterov and not chosen.momentum:
                 raise UserError("trainer.nesterov needs trainer.momentum > 0")
+            for key, (only, reason) in ON_STREAM.items() if index in pieces else ():
+                if getattr(chosen, key) != only:
+                    raise UserError(
+                        f"trainer.{key}: {getattr(chosen, key)} on a stream without boundaries must be {only}: {reason}"
+                    )
+            if index not in pieces and chosen.steps_per_batch != 1:
+                raise UserError(
+                    f"trainer.steps_per_batch: {chosen.steps_per_batch} is for streams without boundaries; task "
+                    f"{index} is passed trainer.epochs times, so give 1"
+                )
 
     def _of_task(self, index: int) -> Trainer:
         other = copy.copy(self)
@@ -199,6 +223,7 @@ class Trainer:
         return bound
 
     stage: int = 0  # calls of descend so far in this task
+    n_new: int = 0  # images of this stage that are no exemplars
     images: int = 0  # images trained on so far in this task, by this process
     seconds: float = 0.0  # time in descend so far in this task, by this process
     peak_state: int = 0  # bytes of the strategy as it learns, teachers included: the most of all stages of this task
@@ -218,6 +243,8 @@ class Trainer:
     ) -> None:
         """Minimise the strategy's loss over new data and exemplars, shuffled together, for ``epochs`` passes.
 
+        On a stream there is one pass over the new data in their order, and each batch is joined by as many exemplars.
+
         Args:
             strategy: what learns; its ``loss`` is minimised over its ``parameter_groups``.
             data: new images, or features that the strategy has computed.
@@ -227,7 +254,7 @@ class Trainer:
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
-            RuntimeError: the trainer was not given a place by ``at``.
+            RuntimeError: the trainer was not given a place by ``at``, or a stream is to be passed more than once.
         """
         place = self._placed()
         both = data
@@ -235,12 +262,14 @@ class Trainer:
             if isinstance(data, FeatureSet):
                 raise ValueError("exemplars are images and cannot be mixed with features")
             both = Joined(data, replay)
-        stage, self.stage = self.stage, self.stage + 1
+        stage, self.stage, self.n_new = self.stage, self.stage + 1, len(data)
         optimizer = self.make_optimizer(strategy)
         strategy.label_smoothing = self.label_smoothing
         begin, whole = time.perf_counter(), self.epochs
         self.epochs = whole if epochs is None else epochs
         try:
+            if place.ordered and self.epochs != 1:
+                raise RuntimeError(f"{self.epochs} passes over a stream, whose images are seen once")
             for epoch in range(place.watcher.restore(stage, strategy, optimizer), self.epochs):
                 loss = self.run_epoch(strategy, both, optimizer, stage, epoch)
                 place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
@@ -293,7 +322,11 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale if self.schedule != "cosine" else self._cosine(group, epoch)
         draws = generator(place.seed, "batches", place.task, stage, epoch)
-        batches = list(split_batches(torch.randperm(len(data), generator=draws), self.batch_size))
+        if place.ordered:
+            sizes = self.n_new, len(data) - self.n_new
+            batches = list(stream_batches(*sizes, self.batch_size, self.steps_per_batch, draws))
+        else:
+            batches = list(split_batches(torch.randperm(len(data), generator=draws), self.batch_size))
         place.watcher.epoch_starts(stage, epoch, self.epochs, len(batches))
         train_mode(strategy)
         total = torch.zeros((), device=place.device)
@@ -371,3 +404,25 @@ def split_batches(order: Tensor, size: int) -> Iterator[Tensor]:
     for stop in [*stops, len(order)]:
         yield order[start:stop]
         start = stop
+
+
+def stream_batches(n_new: int, n_kept: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Experience replay: batches of new images in their order, each joined by as many exemplars drawn uniformly.
+
+    Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019. Exemplars are drawn without replacement
+    within a batch, all of them where there are fewer than new images, and anew for each of the ``steps`` steps.
+
+    Args:
+        n_new: new images, at positions 0 to n_new - 1.
+        n_kept: exemplars, at the positions that follow.
+        size: new images in a batch.
+        steps: batches with the same new images.
+        generator: of the draws.
+
+    Yields:
+        Positions, (B,) int64, the new images first.
+    """
+    for batch in split_batches(torch.arange(n_new), size):
+        for _ in range(steps):
+            drawn = torch.randperm(n_kept, generator=generator)[: len(batch)]
+            yield torch.cat([batch, n_new + drawn])

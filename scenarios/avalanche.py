@@ -108,8 +108,13 @@ def to_avalanche(
         eval_transform: the same in evaluation.
 
     Raises:
-        UserError: a task brings no new class or repeats an old one.
+        UserError: a task brings no new class or repeats an old one, or the scenario is a stream without boundaries.
     """
+    if scenario.streams:
+        raise UserError(
+            f"avalanche: '{scenario.name}' is a stream without boundaries, and Avalanche's experiences have them; give "
+            "a class-incremental scenario"
+        )
     for task in scenario.tasks:
         if not task.n_new or sorted(task.present) != list(task.new):
             raise UserError(

@@ -46,6 +46,15 @@ class ClassIncremental(ScenarioBuilder):
         Raises:
             UserError: sizes or order do not fit the data set's number of classes.
         """
+        groups, name = self.groups(dataset)
+        return disjoint(dataset, groups, name=name)
+
+    def groups(self, dataset: Dataset) -> tuple[list[list[int]], str]:
+        """The original labels of each task's classes, in order of appearance, and the scenario's name.
+
+        Raises:
+            UserError: as for the scenario.
+        """
         n_classes = len(dataset.classes)
         if (self.step is None) == (self.sizes is None):
             given = "both" if self.step is not None else "neither"
@@ -60,8 +69,7 @@ class ClassIncremental(ScenarioBuilder):
             name = f"{dataset.name} sizes {'-'.join(map(str, sizes))}"
         order = class_order(n_classes, self.order)
         starts = np.cumsum([0, *sizes]).tolist()
-        groups = [order[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        return disjoint(dataset, groups, name=name)
+        return [order[start : start + size] for start, size in zip(starts, sizes, strict=False)], name
 
 
 def task_sizes(n_classes: int, *, first: int = 0, step: int) -> list[int]:

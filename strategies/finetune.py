@@ -1,13 +1,16 @@
 """Fine-tuning: the lower bound of class-incremental comparisons, with no means against forgetting.
 
 As in Zhou et al., Class-Incremental Learning: A Survey, TPAMI 2024, section 5: later tasks learn their own columns
-alone. Cross-entropy over all columns is another, more biased baseline; ``columns: all`` gives it.
+alone. Cross-entropy over all columns is another, more biased baseline; ``columns: all`` gives it. Where old classes
+return, a task's own columns are those of all its classes. A stream without boundaries has no columns of its own: there
+all classes seen are compared.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from cil.nets.network import Network
@@ -20,17 +23,20 @@ class Finetune(Strategy):
 
     Args:
         model: backbone and head without classes.
-        columns: ``new`` compares new classes with one another; ``all`` with every class seen.
+        columns: ``new`` compares the classes of a task with one another; ``all`` with every class seen.
     """
 
     exemplar_free: ClassVar[bool] = True
+    needs_boundaries: ClassVar[bool] = False
 
     def __init__(self, model: Network, *, columns: Literal["new", "all"] = "new") -> None:
         super().__init__(model)
         self.columns = columns
 
     def begin(self, task: Task) -> None:
-        self.first = task.n_old if self.columns == "new" else 0
+        alone = self.columns == "new" and task.boundary
+        self.own = list(task.present) if alone else list(range(task.n_seen))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.classification(self(x)[:, self.first :], y - self.first)  # (B, K - first)
+        own = torch.tensor(self.own, device=y.device)  # (K_own,), ascending
+        return self.classification(self(x)[:, own], torch.searchsorted(own, y))

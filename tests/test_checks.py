@@ -65,6 +65,7 @@ CAUGHT_BY = {
     "TakesItByPosition": "parameters_kept",
     "GrowsWithTheData": "state_is_what_grow_made",
     "NeedsTwoClasses": "takes_tasks_of_any_size",
+    "NeedsNewClasses": "learns_streams_as_tagged",
     "SaysExemplarFree": "scores_every_class_seen",
     "SpoilsExemplars": "quota_is_kept",
     "HidesInTheModule": "nothing_is_carried_outside_the_state",
@@ -103,12 +104,14 @@ ENGINE_MUTANTS = {
     "bytes_are_as_planned": ("cil.lab.measure_run", lambda strategy, exemplars: {"strict": 1}),
     "survives_classes_with_few_images": ("cil.run.Exemplars.update", lambda *_: None),
     "exemplar_free_means_none": ("cil.experiment.Experiment.check", lambda self: None),
+    "learns_streams_as_tagged": ("cil.experiment.Experiment.check", lambda self: None),
 }
+ON = {"exemplar_free_means_none": "finetune", "learns_streams_as_tagged": "wa"}
 
 
 @pytest.mark.parametrize("check", ENGINE_MUTANTS)
 def test_an_engine_that_breaks_promises_is_caught(check, monkeypatch):
-    name = "finetune" if check == "exemplar_free_means_none" else "replay"
+    name = ON.get(check, "replay")
     assert checks.failure(CHECKS[check], Lab(strategies()[name])) is None
     monkeypatch.setattr(*ENGINE_MUTANTS[check])
     assert checks.failure(CHECKS[check], Lab(strategies()[name])) is not None

@@ -184,7 +184,7 @@ def test_a_run_writes_what_the_schema_says(tmp_path, capsys):
     }
     content = json.loads((folder / "results.json").read_text())
     assert (content["schema"], content["status"], content["evaluator"]) == (1, "complete", "linear")
-    assert content["seeds"] == {"init": 3, "data": 5, "exemplars": 3, "class_order": 1993}
+    assert content["seeds"] == {"init": 3, "data": 5, "exemplars": 3, "class_order": 1993, "stream": None}
     assert content["command"].startswith("python tools/train.py --config")
     assert content["versions"]["torch"]
     for evaluator in ("linear", "nearest_mean"):

@@ -95,14 +95,14 @@ class Row:
 
     @property
     def seen_accuracy(self) -> list[Spread]:
-        """Accuracy on all classes seen after each task: T spreads."""
-        by_task = zip(*(run.content["metrics"][self.evaluator]["seen_accuracy"] for run in self.runs), strict=True)
-        return [spread(values) for values in by_task]
+        """Accuracy on all classes seen after each task, or each phase of a stream: T spreads."""
+        rows = [run.content["metrics"][self.evaluator]["seen_accuracy"] for run in self.runs]
+        return [spread([row[end] for row in rows]) for end in self.first.ends]
 
     @property
     def classes_seen(self) -> list[int]:
-        """After each task."""
-        return [task["n_seen"] for task in self.first.content["tasks"]]
+        """After each task, or each phase of a stream."""
+        return [self.first.content["tasks"][end]["n_seen"] for end in self.first.ends]
 
     @property
     def seconds(self) -> Spread:
@@ -116,9 +116,10 @@ class Row:
 
     @cached_property
     def task_bytes(self) -> list[dict[str, float]]:
-        """Bytes after each task by category, with ``strict`` and ``paper``; the mean over seeds."""
+        """Bytes after each task, or phase, by category, with ``strict`` and ``paper``; the mean over seeds."""
         out = []
-        for measured in zip(*(run.task_bytes for run in self.runs), strict=True):
+        for end in self.first.ends:
+            measured = [run.task_bytes[end] for run in self.runs]
             keys = [key for key in measured[0] if all(key in other for other in measured)]
             keys += sorted({key for other in measured for key in other} - set(keys))
             out.append({key: statistics.mean(other.get(key, 0) for other in measured) for key in keys})
@@ -306,7 +307,7 @@ def _section(rows: list[Row]) -> Section:
     rows.sort(key=lambda row: (row.setting.order, -(row.metric(METRICS[0]).mean or 0), row.label))
     conventions = {row.setting.convention for row in rows if row.setting.kind == "budget"}
     convention = conventions.pop() if len(conventions) == 1 else CONVENTIONS[0]
-    return Section(scenario["name"], rows[0].first.content["fingerprint"], scenario["task_sizes"], rows, convention)
+    return Section(scenario["name"], rows[0].first.content["fingerprint"], rows[0].first.task_sizes, rows, convention)
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------

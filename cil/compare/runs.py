@@ -141,6 +141,18 @@ class Run:
         return bool(self.content.get("exemplar_free", False))
 
     @property
+    def ends(self) -> list[int]:
+        """Indices of the tasks that are shown: all of them, or in a stream the pieces at which a phase ends."""
+        phases = (self.content.get("stream") or {}).get("phases") or range(len(self.content["tasks"]))
+        return [t for t in range(len(phases)) if t + 1 == len(phases) or phases[t + 1] != phases[t]]
+
+    @property
+    def task_sizes(self) -> list[int]:
+        """New classes of each task that is shown."""
+        sizes, starts = self.content["scenario"]["task_sizes"], [0, *(end + 1 for end in self.ends)]
+        return [sum(sizes[start : end + 1]) for start, end in zip(starts, self.ends, strict=False)]
+
+    @property
     def task_bytes(self) -> list[dict[str, int]]:
         """Bytes carried after each task by category, beside ``strict`` and ``paper``."""
         return [{**ledger(task["bytes"]), **_totals(task["bytes"])} for task in self.content["tasks"]]
@@ -296,6 +308,7 @@ def _fault(content: dict[str, Any]) -> str | None:
             run.seconds,
             run.grows,
             run.full,
+            [content["tasks"][end] for end in run.ends],
         )
         scores = content["metrics"][content["evaluator"]]
         _ = [scores[key] for key in ("average_incremental_accuracy", "last_accuracy", "forgetting", "seen_accuracy")]

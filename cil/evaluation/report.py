@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cil.evaluation import metrics
+from cil.evaluation import metrics, stream_report, streaming
 from cil.experiment import Experiment
 from cil.memory.ledger import STATE, STORED, mib
 from cil.nets.pretrained import TIMM, Pretrained
@@ -72,6 +72,11 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
     counts = scenario.test.counts(scenario.n_classes)
     sizes = np.array([counts[list(task.new)].sum() for task in scenario.tasks])
     matrices = {name: accuracy_matrix(records, name, len(scenario.tasks)) for name in evaluators}
+    # On a stream, tasks are its phases wherever they are counted or compared.
+    phased = {
+        name: streaming.by_phase(matrix, sizes, scenario.phase_of_task) if scenario.streams else (matrix, sizes)
+        for name, matrix in matrices.items()
+    }
     last = records[-1]["evaluators"] if records else {}
     out = {
         "fingerprint": scenario.fingerprint,
@@ -94,7 +99,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "accuracy": {name: matrix.tolist() for name, matrix in matrices.items()},
         "metrics": {
             name: {
-                **metrics.summary(matrix, sizes),
+                **metrics.summary(*phased[name]),
                 "seen_accuracy": metrics.seen_accuracy(matrix, sizes).tolist(),
                 "top5_last": last[name]["top5"] if last else None,
                 "task_inference_last": last[name]["task_inference"] if last else None,
@@ -104,6 +109,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         },
         "per_class_accuracy": {name: scores["per_class"] for name, scores in last.items()},
         "task_confusion": {name: scores["task_confusion"] for name, scores in last.items()},
+        "stream": stream_report.results(scenario, records, matrices, sizes, strategy.evaluator),
         "tasks": [_public(record) for record in records],
     }
     return jsonable(out)
@@ -150,7 +156,9 @@ def percent(value: float | None) -> str:
 
 
 def accuracy_rows(content: dict[str, Any], evaluator: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of one evaluator: accuracies by task, classes, exemplars and MiB."""
+    """Header and rows of the table of one evaluator: accuracies by task or phase, classes, exemplars and MiB."""
+    if content.get("stream"):
+        return _phase_rows(content, evaluator)
     n = len(content["scenario"]["task_sizes"])
     header = ["after task", "classes", *(str(k + 1) for k in range(n)), "all seen", "exemplars", "MiB"]
     rows = []
@@ -161,6 +169,18 @@ def accuracy_rows(content: dict[str, Any], evaluator: str) -> tuple[list[str], l
         size = mib(task["bytes"]["strict"])
         rows.append([str(task["task"] + 1), str(task["n_seen"]), *cells, seen, str(task["exemplars"]), size])
     return header, rows
+
+
+def _phase_rows(content: dict[str, Any], evaluator: str) -> tuple[list[str], list[list[str]]]:
+    matrix = content["stream"]["accuracy"][evaluator]
+    header = ["after phase", "images", "classes", *(str(q + 1) for q in range(len(matrix))), "all seen", "exemplars"]
+    rows = []
+    for end in stream_report.phases(content):
+        cells = ["" if value is None else percent(value) for value in matrix[end["phase"]]]
+        counts = [str(end["phase"] + 1), str(end["images_seen"]), str(end["n_seen"])]
+        seen = percent(content["metrics"][evaluator]["seen_accuracy"][end["task"]])
+        rows.append([*counts, *cells, seen, str(end["exemplars"]), mib(end["bytes"]["strict"])])
+    return [*header, "MiB"], rows
 
 
 SUMMARY = (
@@ -175,6 +195,8 @@ SUMMARY = (
 
 def terminal(content: dict[str, Any]) -> Group:
     """What a run prints at its end: the accuracy matrix, a line for each task, and the metrics."""
+    if content.get("stream"):
+        return _stream_terminal(content)
     evaluator = content["evaluator"]
     matrix = Table(show_edge=False, box=None, padding=(0, 0, 0, 1))
     tasks = len(content["scenario"]["task_sizes"])
@@ -203,9 +225,41 @@ def terminal(content: dict[str, Any]) -> Group:
     )
 
 
+def _stream_terminal(content: dict[str, Any]) -> Group:
+    """The same for a stream: a row for each phase."""
+    evaluator, ends = content["evaluator"], stream_report.phases(content)
+    by_phase = content["stream"]["accuracy"][evaluator]
+    matrix = Table(show_edge=False, box=None, padding=(0, 0, 0, 1))
+    for name in ("", *(str(q + 1) for q in range(len(by_phase)))):
+        matrix.add_column(name, justify="right", no_wrap=True)
+    table = Table(title=f"{content['strategy']} on {content['scenario']['name']}, scored by {evaluator}")
+    for name in ("phase", "images", "classes", "new %", "all seen %", "exemplars", "MiB", "seconds"):
+        table.add_column(name, justify="right")
+    for end in ends:
+        row, phase = by_phase[end["phase"]], str(end["phase"] + 1)
+        matrix.add_row(phase, *("" if value is None else f"{100 * value:.0f}" for value in row))
+        accuracy = (row[end["phase"]], content["metrics"][evaluator]["seen_accuracy"][end["task"]])
+        sizes = (mib(end["bytes"]["strict"]), f"{end['seconds']:.0f}")
+        counts = (phase, str(end["images_seen"]), str(end["n_seen"]))
+        table.add_row(*counts, *map(percent, accuracy), str(end["exemplars"]), *sizes)
+    lines = [f"{name:<36}{percent(value):>6} %" for name, value in stream_report.summary(content, evaluator)]
+    return Group(
+        "Accuracy in %; rows: after phase, columns: classes first seen in phase",
+        matrix,
+        "",
+        table,
+        "",
+        *(Text(line) for line in lines),
+    )
+
+
 def markdown(content: dict[str, Any]) -> str:
     """``report.md``: every evaluator's accuracy matrix and metrics, the bytes, and how to run it again."""
+    stream = content.get("stream")
+    ends = stream_report.phases(content) if stream else content["tasks"]
     lines = [f"# {content['name']} on {content['scenario']['name']}", ""]
+    if stream:
+        lines += [f"A stream without boundaries in {len(stream['phases'])} pieces; rows are ends of phases.", ""]
     if content["out_of_budget"]:
         lines += ["Keeps all images: an upper bound, outside any memory budget.", ""]
     for evaluator in content["accuracy"]:
@@ -214,26 +268,29 @@ def markdown(content: dict[str, Any]) -> str:
         header, rows = accuracy_rows(content, evaluator)
         lines += _markdown_table(header, rows)
         scores = content["metrics"][evaluator]
-        lines += ["", *(f"- {name}: {percent(scores[key])} %" for key, name in SUMMARY), ""]
+        found = [(name, scores[key]) for key, name in SUMMARY]
+        if stream:
+            found = stream_report.summary(content, evaluator)
+        lines += ["", *(f"- {name}: {percent(value)} %" for name, value in found), ""]
     kinds = (*STATE, *STORED)
     beside = ["training only", "read to predict", "strict MiB", "paper MiB", "seconds"]
     rows = [
         [
-            str(task["task"] + 1),
+            str(task.get("phase", task["task"]) + 1),
             *(str(task["bytes"][key]) for key in kinds),
             str(sum(task["training_bytes"].values())),
             str(task["inference_bytes"]),
             *(mib(task["bytes"][key], 3) for key in ("strict", "paper")),
             f"{task['seconds']:.1f}",
         ]
-        for task in content["tasks"]
+        for task in ends
     ]
     lines += ["## Carried between tasks, in bytes", ""]
     if content["budget"]:
         own = content["budget"]
         told = f"{own['text']}: {own['bytes']} bytes, counted as `{own['convention']}`, aligned `{own['align']}`"
         lines += [f"Budget {told}.", ""]
-    lines += [*_markdown_table(["after task", *kinds, *beside], rows), ""]
+    lines += [*_markdown_table(["after phase" if stream else "after task", *kinds, *beside], rows), ""]
     lines += [
         "`strict` counts every carried byte; `paper` counts float32 backbone parameters and exemplar images alone. "
         "`training only`, teachers, the optimiser's state and decoded exemplars, is in neither.",
