@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cil.data import ImageSet
+from cil.data import FeatureSet, ImageSet
+from cil.frozen import Frozen
 from cil.ops.distillation import distillation
 from cil.ops.freezing import freeze, frozen_copy
+from cil.ops.means import ClassMeans
 from cil.scenario import Task
 from cil.strategy import Strategy
 from cil.trainer import Trainer
@@ -282,6 +284,38 @@ SHELF: list[Tensor] = []
 
 class Speechless(Strategy):
     __doc__ = None
+
+
+class KeepsFeatures(Frozen):
+    """Learn class means anew from the features of all tasks, which are kept as a set for a stage on features."""
+
+    def grow(self, task: Task) -> None:
+        self.means = ClassMeans(self.model.num_features)
+        self.means.grow(task.n_seen)
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        old = self.known if task.index else FeatureSet(features[:0], labels[:0])
+        self.known = FeatureSet(torch.cat([old.features, features]), torch.cat([old.labels, labels]))
+        self.means.learn(self.known.features, self.known.labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return -torch.cdist(features.double(), self.means.means)
+
+
+class SumsInPython(Frozen):
+    """Carry the sums of each class's features as lists of Python numbers, beside the means that are state."""
+
+    def grow(self, task: Task) -> None:
+        old = self.means if task.index else torch.zeros(0, self.model.num_features)
+        self.register_buffer("means", torch.cat([old, old.new_zeros(task.n_new, old.shape[1])]))
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        self.sums = [*getattr(self, "sums", [])[: task.n_old]]
+        self.sums += [(features[labels == k].sum(0).tolist(), int((labels == k).sum())) for k in task.new]
+        self.means = torch.stack([torch.tensor(total) / count for total, count in self.sums])
+
+    def scores(self, features: Tensor) -> Tensor:
+        return -torch.cdist(features, self.means)
 
 
 class HiddenWidth(Strategy):

@@ -21,7 +21,7 @@ from cil.evaluation import report
 from cil.experiment import Experiment, plan
 from cil.lab import COUNTS, Lab, toy_scenario
 from cil.memory import tables
-from cil.memory.budget import growth, parse_bytes
+from cil.memory.budget import Reference, growth, parse_bytes
 from cil.memory.exemplars import Memory
 from cil.memory.ledger import counted, mib
 from cil.run import run
@@ -367,3 +367,90 @@ def test_less_than_one_exemplar_for_each_class_is_refused():
         small_experiment("replay", Memory(exemplars=5)).check()
     small_experiment("replay", Memory(exemplars=6)).check()
     small_experiment("replay", Memory(exemplars=5, selection="reservoir")).check()
+
+
+# --- a width that the budget decides ----------------------------------------------------------------------------------
+
+SIZED = [("acil", {}), ("acil", {"storage": "full"}), ("gacil", {}), ("dsal", {}), ("gkeal", {}), ("ranpac", {})]
+
+
+def undecided(name, memory, **options):
+    """The toy experiment in which nobody says how wide the expansion is."""
+    lab = Lab(FIND(name), {"width": None, **options})
+    return Experiment(toy_scenario(), lab.build, FEW, memory, seeds=Seeds(0, 0, 0))
+
+
+def carried(name, width, **options):
+    """Bytes after the last task with this width."""
+    return growth(Lab(FIND(name), {"width": width, **options}).build, toy_scenario())[-1]["strict"]
+
+
+@pytest.mark.parametrize(("name", "options"), SIZED, ids=str)
+@pytest.mark.parametrize("budget", [5_000, 33_333, "1MiB"])
+@pytest.mark.parametrize("align", ["final", "always"])
+def test_a_budget_buys_the_largest_width_that_fits(name, options, budget, align):
+    experiment = undecided(name, Memory(budget=budget, align=align), **options)
+    experiment.check()
+    option, width = experiment.sized
+    assert option == "width"
+    assert carried(name, width, **options) <= parse_bytes(budget) < carried(name, width + 1, **options)
+    assert experiment.make().width == width
+    assert plan(experiment)[-1]["bytes"]["strict"] == carried(name, width, **options)
+
+
+def test_the_width_follows_from_the_bytes_of_a_small_case():
+    # 3904 bytes of the backbone and 176 of its statistics, 9 of the penalty and the matrix's form. Each of M columns
+    # has 12 numbers of a random layer, 6 of the weights, and its share of M (M + 1) / 2 of the matrix.
+    def formula(width):
+        return 3904 + 176 + 9 + 4 * 12 * width + 8 * 6 * width + 8 * width * (width + 1) // 2
+
+    for budget in (formula(1), formula(2) - 1, formula(17), formula(17) + 1, formula(18) - 1):
+        expected = max(width for width in range(1, 30) if formula(width) <= budget)
+        assert undecided("acil", Memory(budget=budget)).sized == ("width", expected)
+
+
+def test_a_budget_for_no_width_at_all_names_the_smallest_that_works():
+    with pytest.raises(UserError, match=rf"less than ACIL carries .* works is .*\({carried('acil', 1)} bytes\)"):
+        undecided("acil", Memory(budget=4_000)).check()
+    undecided("acil", Memory(budget=carried("acil", 1))).check()
+
+
+def test_a_width_is_as_large_as_another_method():
+    experiment = undecided("acil", Memory(budget={"as": {"strategy": "der", "exemplars": 30}}))
+    der = Lab(FIND("der")).build
+    experiment.reference = Reference(der, 30, "DER with 30 exemplars")
+    experiment.check()
+    total = growth(der, toy_scenario())[-1]["strict"] + 30 * (IMAGE + 4)
+    (_, width) = experiment.sized
+    assert carried("acil", width) <= total < carried("acil", width + 1)
+
+
+@pytest.mark.parametrize(
+    ("memory", "told"),
+    [
+        (Memory(), "strategy.width: null lets a strict memory.budget decide it, and there is none; give a number"),
+        (Memory(budget=50_000, convention="paper"), "strategy.width: null .*, and 'paper' does not count it; give a"),
+    ],
+)
+def test_a_width_that_nothing_decides_is_refused(memory, told):
+    with pytest.raises(UserError, match=told):
+        undecided("ranpac", memory).check()
+
+
+def test_a_width_that_is_given_is_kept_and_others_have_none():
+    experiment = small_experiment("acil", Memory(budget=50_000))
+    experiment.check()
+    assert experiment.sized is None
+    assert experiment.make().width == 32
+    assert small_experiment("wa", Memory(budget=50_000)).sized is None
+    assert report.results(small_experiment("wa", Memory(budget=50_000)), [])["sized"] is None
+
+
+def test_results_tell_the_width_and_a_run_uses_it():
+    experiment = undecided("acil", Memory(budget=20_000))
+    records, strategy, _ = run(experiment)
+    width = strategy.ridge.width
+    assert report.results(experiment, records)["sized"] == {"width": width}
+    assert strategy.ridge.weight.shape == (width, 6)
+    assert records[-1]["bytes"]["strict"] == carried("acil", width) <= 20_000
+    assert all(record["exemplars"] == 0 for record in records)

@@ -18,6 +18,9 @@ VARIANTS = {
     "wa": [{"clip_weights": True, "head_bias": False}, {"scale_bias": True, "only_shrink": True}],
     "finetune": [{"columns": "all"}],
     "joint": [{"restart": False}],
+    "acil": [{"solver": "recursive"}, {"storage": "full", "products": "float64"}],
+    "gkeal": [{"sigma": None}],
+    "fetril": [{"classifier": "sgd"}],
 }
 CASES = [(name, options) for name in sorted(strategies()) for options in [{}, *VARIANTS.get(name, [])]]
 CHECKS = checks.all_checks()
@@ -70,6 +73,8 @@ CAUGHT_BY = {
     "SpoilsExemplars": "quota_is_kept",
     "HidesInTheModule": "nothing_is_carried_outside_the_state",
     "Speechless": "names_its_source",
+    "KeepsFeatures": "nothing_is_carried_outside_the_state",
+    "SumsInPython": "rebuilt_strategy_goes_on_alike",
     "HiddenWidth": "rebuilt_strategy_goes_on_alike",
 }
 

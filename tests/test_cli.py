@@ -18,6 +18,7 @@ from tools import train
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ["--config", str(ROOT / "configs/protocols/digits.yaml")]
 WA = [*DIGITS, "--config", str(ROOT / "configs/strategies/wa.yaml")]
+NAMES = ", ".join(sorted(config.strategies()))
 QUICK = ["--trainer.epochs", "1", "--checkpoint_every", "0"]
 
 
@@ -55,9 +56,9 @@ MISTAKES = {
     ),
     "unknown strategy": (
         [*DIGITS, "--strategy", "wa2"],
-        ["strategies: no 'wa2'", "did you mean 'wa'?", "der, finetune, foster, icarl, joint, memo, replay, wa"],
+        ["strategies: no 'wa2'", "did you mean 'wa'?", f"Legal: {NAMES}."],
     ),
-    "no strategy": (DIGITS, ["strategy: none is named", "der, finetune, foster, icarl, joint, memo, replay, wa"]),
+    "no strategy": (DIGITS, ["strategy: none is named", f"Legal: {NAMES}, or"]),
     "class path that is not there": (
         [*DIGITS, "--strategy", "strategies.wa.WB"],
         ["module strategies.wa: no 'WB'", "Legal: WA"],

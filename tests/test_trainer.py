@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cil.augmentation import Augmentation
-from cil.data import ImageSet
+from cil.data import FeatureSet, ImageSet
 from cil.errors import UserError
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
@@ -449,6 +449,123 @@ def test_what_learns_uses_batch_statistics():
     assert torch.equal(after["model.backbone.linear.weight"], before["model.backbone.linear.weight"])
     assert not torch.equal(after["model.backbone.norm.running_mean"], before["model.backbone.norm.running_mean"])
     assert after["model.backbone.norm.num_batches_tracked"] == 5
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+class OnFeatures(Learner):
+    """Learns its head from features; remembers those of each step."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.rows = []
+
+    def loss(self, x, y):
+        self.rows.append(x.clone())
+        self.batches.append(y.tolist())
+        return self.classification(self.model.head(x), y)
+
+
+def test_features_and_labels_must_be_as_many():
+    with pytest.raises(ValueError, match="3 features but 4 labels"):
+        FeatureSet(torch.rand(3, 2), torch.zeros(4, dtype=torch.int64))
+    known = FeatureSet(torch.arange(8.0).view(4, 2), torch.tensor([3, 1, 2, 0]))
+    assert len(known) == 4
+    assert known.gather(torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [0.0, 1.0]]
+
+
+def test_a_stage_on_features_sees_each_once_an_epoch_as_it_is():
+    x, y = torch.randn(23, 4, generator=generator(0, "x")), torch.arange(23) % 3
+    strategy = learner(OnFeatures)
+    freeze(strategy.model.backbone)
+    before = weights(strategy)
+    watcher = Rates()
+    used = trainer(place(watcher=watcher, preset="none", pad=1, flip=True, brightness=0.5))
+    used.place.augmentation.train = None  # not asked
+    used.descend(strategy, FeatureSet(x, y))
+    assert watcher.starts == [(0, 0, 2, 5), (0, 1, 2, 5)]
+    pairs = sorted([*row, label] for row, label in zip(x.tolist(), y.tolist(), strict=True))
+    for epoch in range(2):
+        steps = slice(5 * epoch, 5 * epoch + 5)
+        rows, labels = torch.cat(strategy.rows[steps]), itertools.chain.from_iterable(strategy.batches[steps])
+        assert sorted([*row, label] for row, label in zip(rows.tolist(), labels, strict=True)) == pairs
+    assert torch.cat(strategy.rows[:5]).tolist() != torch.cat(strategy.rows[5:]).tolist()  # shuffled
+    changed = {name for name, value in weights(strategy).items() if not torch.equal(value, before[name])}
+    assert changed == {"model.head.weight", "model.head.bias"}
+    assert used.images == 46
+
+
+def test_a_stage_on_features_is_the_loop_written_out():
+    x, y = torch.randn(17, 4, generator=generator(1, "x")), torch.arange(17) % 3
+    strategy = learner(OnFeatures)
+    freeze(strategy.model.backbone)
+    weight, bias = (part.detach().clone().requires_grad_() for part in strategy.model.head.parameters())
+    optimizer = torch.optim.SGD([weight, bias], 0.1, 0.9, weight_decay=0.01)
+    trainer(place(task=2, seed=5), weight_decay=0.01).descend(strategy, FeatureSet(x, y))
+    for epoch in range(2):
+        order = torch.randperm(17, generator=generator(5, "batches", 2, 0, epoch))
+        for index in split_batches(order, 5):
+            optimizer.zero_grad()
+            F.cross_entropy(x[index] @ weight.T + bias, y[index]).backward()
+            optimizer.step()
+    torch.testing.assert_close(strategy.model.head.weight, weight)
+    torch.testing.assert_close(strategy.model.head.bias, bias)
+
+
+def test_exemplars_are_not_mixed_with_features():
+    features = FeatureSet(torch.rand(6, 4), torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match="exemplars are images and cannot be mixed with features"):
+        trainer().descend(learner(OnFeatures), features, images(3))
+    trainer().descend(learner(OnFeatures), features, images(3).subset(np.arange(0)))  # none is none
+
+
+class Steps(Rates):
+    """Counts steps, too."""
+
+    done = 0
+
+    def step_done(self):
+        self.done += 1
+
+
+def test_features_are_extracted_in_order_as_they_are_tested_and_counted():
+    strategy, data, watcher = learner(), images(600, seed=3).subset(np.random.default_rng(0).permutation(600)), Steps()
+    used = trainer(place(watcher=watcher, preset="none", pad=1, flip=True, brightness=0.5))
+    used.stage, used.images, used.seconds = 2, 100, 5.0
+    strategy.train()
+    before, draws = weights(strategy), torch.get_rng_state()
+    features, labels = used.extract(strategy, data)
+    assert same(before, weights(strategy))  # batch statistics included
+    assert torch.equal(draws, torch.get_rng_state())
+    assert labels.tolist() == data.labels.tolist()
+    assert (features.dtype, labels.dtype) == (torch.float32, torch.int64)
+    with torch.no_grad():
+        expected = [strategy.eval().features(used.place.augmentation.test(data.gather([i])))[0] for i in range(600)]
+    torch.testing.assert_close(features, torch.stack(expected), rtol=1e-5, atol=1e-6)
+    assert used.images == 700
+    assert 5 < used.seconds < 65
+    assert used.stage == 2  # no stage of its own
+    assert watcher.starts == [(2, 0, 1, 3)]
+    assert watcher.done == 3
+
+
+def test_extracted_features_can_be_learned_from():
+    strategy = learner()
+    features, labels = trainer().extract(strategy, images())
+    assert not features.requires_grad
+    F.cross_entropy(strategy.model.head(features), labels).backward()
+    assert strategy.model.head.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in strategy.model.backbone.parameters())
+
+
+def test_features_of_a_strategy_that_defines_its_own():
+    class Doubled(Learner):
+        def features(self, x):
+            return 2 * super().features(x)
+
+    one, two = (trainer().extract(learner(kind), images())[0] for kind in (Learner, Doubled))
+    assert torch.equal(two, 2 * one)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
