@@ -20,10 +20,11 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from cil.augmentation import Augmentation
+from cil.cache import Store, default_root
 from cil.data import Dataset
 from cil.errors import UserError, nearest, unknown
 from cil.experiment import Experiment
-from cil.memory.budget import Reference
+from cil.memory.budget import Reference, parse_bytes
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network, find_backbone
 from cil.scenario import ScenarioBuilder
@@ -59,6 +60,8 @@ def settings(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    cache: str | None = "auto",
+    cache_limit: int | str = "20GiB",
 ) -> None:
     """Options of a run beside its parts.
 
@@ -79,6 +82,9 @@ def settings(
         resume: go on with an interrupted run in ``run_dir``.
         overwrite: replace what is in ``run_dir``.
         dry_run: print the tasks with exemplars and bytes after each, and stop.
+        cache: folder that keeps the features of frozen backbones for all runs; ``auto``: ``cil-framework/features`` in
+            ``$XDG_CACHE_HOME`` or ``~/.cache``; null: nothing is kept. It changes no result.
+        cache_limit: most bytes of that folder, such as ``20GiB``; the least recently used features go first.
     """
 
 
@@ -233,6 +239,21 @@ def reference(budget: Any, model: Model, channels: int) -> Reference | None:
             raise refused(error) from error
 
     return Reference(build, exemplars, f"{kind.__name__} with {own.backbone} and {exemplars} exemplars")
+
+
+def feature_store(cache: str | None, limit: int | str) -> Store | None:
+    """The cache of features that ``cache`` and ``cache_limit`` ask for; None: none.
+
+    Raises:
+        UserError: a limit that is no number of bytes, or a place that is a file.
+    """
+    size = parse_bytes(limit, "cache_limit")
+    if cache is None:
+        return None
+    root = default_root() if cache == "auto" else Path(cache).expanduser()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"cache: {root} is a file; legal: auto, null or a folder")
+    return Store(root, size)
 
 
 def pick_device(name: str) -> torch.device:

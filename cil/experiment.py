@@ -221,10 +221,15 @@ class Experiment:
         return strategy.to(self.device).to(memory_format=torch.channels_last)
 
     @cached_property
+    def outline(self) -> Strategy:
+        """The strategy on the ``meta`` device, without classes: for its tags, and for what belongs to its weights."""
+        with torch.device("meta"):
+            return self.build()
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """What the backbone does to images in [0, 1] itself; None: they come to it normalised."""
-        with torch.device("meta"):
-            return getattr(self.build().model.backbone, "preprocessing", None)
+        return getattr(self.outline.model.backbone, "preprocessing", None)
 
     def place(self, task: int, watcher: Watcher | None = None) -> Place:
         """Where one task is learned.

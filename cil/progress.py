@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,16 @@ class Progress:
             finally:
                 if self.writer is not None:
                     self.writer.close()
+
+    @contextlib.contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Around work on ``total`` things before the tasks; what it gives is called with the number of those done."""
+        with self.bars:
+            bar = self.bars.add_task(what, total=total)
+            try:
+                yield lambda done: self.bars.advance(bar, done)
+            finally:
+                self.bars.remove_task(bar)
 
     def epoch_starts(self, task: Task, stage: int, epoch: int, epochs: int, steps: int) -> None:
         """A pass over ``steps`` batches starts."""

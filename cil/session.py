@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from cil import cache
 from cil import config as cfg
 from cil.data import Dataset
 from cil.errors import UserError
@@ -55,6 +56,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     if config.dry_run:
         console.print(plan_table(experiment))
         return 0
+    store = cfg.feature_store(config.cache, config.cache_limit)
     folder = RunFolder(Path(config.run_dir or default_folder(resolved)))
     folder.check(resolved, resume=config.resume, overwrite=config.overwrite)
     before = folder.results()
@@ -66,7 +68,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         console.print(
             f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False, soft_wrap=True
         )
-        return _train(experiment, folder, resolved, cfg.command(argv, program), console, resume=config.resume)
+        return _train(experiment, folder, resolved, cfg.command(argv, program), console, store, resume=config.resume)
 
 
 def kept(parser: cfg.Parser, config: Namespace) -> str:
@@ -82,6 +84,7 @@ def _train(
     config: dict[str, Any],
     command: str,
     console: Console,
+    store: cache.Store | None,
     *,
     resume: bool,
 ) -> int:
@@ -113,14 +116,15 @@ def _train(
     if not folder.results():
         write("running", [])
     try:
-        records, _, _ = run(
-            experiment,
-            checkpoints=folder.checkpoints,
-            checkpoint_every=config["checkpoint_every"],
-            resume=resume,
-            progress=progress,
-            on_task=on_task,
-        )
+        with cache.use(cache.prepared(experiment, store, fixed["machine"]["name"], progress)):
+            records, _, _ = run(
+                experiment,
+                checkpoints=folder.checkpoints,
+                checkpoint_every=config["checkpoint_every"],
+                resume=resume,
+                progress=progress,
+                on_task=on_task,
+            )
     except DivergedError as error:
         write("failed", done, error=str(error), finished=_now())
         console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)

@@ -26,8 +26,8 @@ from cil.scenario import Scenario
 from cil.strategy import Strategy
 
 SCHEMA = 1
-# Where a run is written and how it is told to go on does not change what it computes.
-FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root")
+# Where a run is written, how it is told to go on and what it need not compute again do not change its results.
+FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root", "cache", "cache_limit")
 PACKAGES = ("cil-framework", "torch", "torchvision", "numpy", "scikit-learn", "avalanche-lib")
 
 
@@ -39,7 +39,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    backbone = experiment.fresh().model.backbone
+    backbone = experiment.outline.model.backbone
     if isinstance(backbone, Pretrained) and backbone.name.startswith(TIMM):
         versions["timm"] = importlib.metadata.version("timm")
     versions["commit"] = commit()
@@ -67,7 +67,7 @@ def accuracy_matrix(records: list[Record], evaluator: str, n_tasks: int) -> np.n
 def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
     """The part of ``results.json`` that follows from the experiment and its tasks; see ``docs/results_schema.md``."""
     scenario = experiment.scenario
-    strategy, budget = experiment.fresh(), experiment.limits().budget
+    strategy, budget = experiment.outline, experiment.limits().budget
     evaluators = experiment.scored_by(strategy)
     counts = scenario.test.counts(scenario.n_classes)
     sizes = np.array([counts[list(task.new)].sum() for task in scenario.tasks])

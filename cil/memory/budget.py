@@ -54,7 +54,7 @@ class Budget:
     text: str
 
 
-def parse_bytes(value: int | str) -> int:
+def parse_bytes(value: int | str, option: str = "memory.budget") -> int:
     """Bytes from a number or a text such as ``23.5MiB``, rounded down.
 
     Raises:
@@ -62,14 +62,14 @@ def parse_bytes(value: int | str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
     if not match or isinstance(value, bool):
-        raise UserError(f"memory.budget: {value!r} is no number of bytes; write 7600000, 512KiB or 23.5MiB")
+        raise UserError(f"{option}: {value!r} is no number of bytes; write 7600000, 512KiB or 23.5MiB")
     number, unit = match.groups()
     if unit not in UNITS:
         hint = " Tables of the literature write MB and mean MiB." if unit == "MB" else ""
-        raise UserError(f"memory.budget: {value!r} has the unit '{unit}'; legal: B, KiB, MiB, GiB.{hint}")
+        raise UserError(f"{option}: {value!r} has the unit '{unit}'; legal: B, KiB, MiB, GiB.{hint}")
     amount = int(Fraction(number) * UNITS[unit])
     if amount <= 0:
-        raise UserError(f"memory.budget: {value!r} must be more than 0")
+        raise UserError(f"{option}: {value!r} must be more than 0")
     return amount
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cil import cache
 from cil.memory.exemplars import LABEL_BYTES, Exemplars
 from cil.nets.heads import CosineHead, LinearHead
 from cil.ops.statistics import Statistics
@@ -156,7 +157,7 @@ def inference_bytes(strategy: Strategy, x: Tensor, *, n_means: int = 0) -> int:
         x: a batch of network input (B, C, H, W).
         n_means: class means to compare features with, in place of the scores; 0: the scores are used.
     """
-    with _Reads() as reads, torch.no_grad():
+    with _Reads() as reads, torch.no_grad(), cache.use(None):
         features = strategy.features(x)
         if not n_means:
             strategy(x)

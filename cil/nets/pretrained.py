@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil import cache
 from cil.errors import UserError, nearest, unknown
 from cil.ops.freezing import freeze
 
@@ -114,8 +115,11 @@ class Pretrained(nn.Module):
         return x if self.preprocessing is None else self.preprocessing(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D)"""
-        return self.compute(x) if self.frozen else self.body(self.prepare(x))
+        """(B, C, H, W) -> (B, D); a frozen backbone's features may come from the cache."""
+        if not self.frozen:
+            return self.body(self.prepare(x))
+        features = cache.active()
+        return self.compute(x) if features is None else features.look_up(self, x)
 
     @torch.no_grad()
     def compute(self, x: Tensor) -> Tensor:
