@@ -169,10 +169,8 @@ class Experiment:
         Raises:
             UserError: there is no budget, or one that does not count what the hyper-parameter makes.
         """
-        with torch.device("meta"):
-            strategy = self.build()
-        name = strategy.sized_by
-        if name is None or getattr(strategy, name) is not None:
+        name = self.outline.sized_by
+        if name is None or getattr(self.outline, name) is not None:
             return None
         budget = self.budget
         if budget is None or budget.convention != "strict":

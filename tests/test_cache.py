@@ -22,10 +22,10 @@ from rich.console import Console
 from cil import cache, config
 from cil.augmentation import Augmentation
 from cil.cache import Store, digests, on_grid
-from cil.checks import hoard, toy_scenario
 from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment
+from cil.lab import hoard, toy_scenario
 from cil.memory.exemplars import Memory
 from cil.memory.ledger import inference_bytes
 from cil.nets.network import Model

@@ -18,13 +18,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from cil import checks, config
+from cil import config
 from cil.augmentation import Augmentation
 from cil.checkpoint import Checkpoints
 from cil.data import ImageSet
 from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment, plan
+from cil.lab import Lab, equal_states, toy_dataset, toy_scenario, toy_stream
 from cil.memory.exemplars import Memory
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
@@ -162,7 +163,7 @@ def test_a_second_pass_is_refused():
 
 
 def experiment(strategy=Replay, **options):
-    made = checks.Lab(strategy).stream_experiment()
+    made = Lab(strategy).stream_experiment()
     for name, value in options.items():
         setattr(made.trainer, name, value)
     return made
@@ -203,7 +204,7 @@ def test_options_that_make_no_sense_on_a_stream_are_refused(options, message):
 
 
 def test_steps_on_a_batch_are_for_streams():
-    made = checks.Lab(Replay).experiment()
+    made = Lab(Replay).experiment()
     made.trainer.steps_per_batch = 3
     with pytest.raises(UserError, match=r"steps_per_batch: 3 is for streams without boundaries.*give 1"):
         made.check()
@@ -212,7 +213,7 @@ def test_steps_on_a_batch_are_for_streams():
 def test_avalanche_has_no_streams():
     from scenarios.avalanche import to_avalanche  # takes seconds
 
-    toy = checks.toy_dataset()
+    toy = toy_dataset()
     order = np.argsort(toy.train.labels.numpy(), kind="stable")
     whole = stream(toy, [order[:48], order[48:]], name="two phases of whole classes", every=100, nfa_shift=0)
     with pytest.raises(UserError, match="'two phases of whole classes' is a stream without boundaries"):
@@ -275,7 +276,7 @@ def test_wherever_it_is_cut_a_run_on_a_stream_ends_alike(tmp_path, whole, pieces
         run(experiment(), checkpoints=checkpoints, checkpoint_every=1, progress=Cut(pieces))
     progress = Cut()
     again = run(experiment(), checkpoints=checkpoints, checkpoint_every=1, resume=True, progress=progress)
-    assert not checks.equal_states(state(whole), state(again))
+    assert not equal_states(state(whole), state(again))
     assert untimed(again[0]) == untimed(whole[0])
     resumed = [line for line in progress.lines if line.startswith("resuming")]
     assert resumed == (["resuming: 5 of 9 pieces done, going on in piece 6"] if pieces > 5 else [])
@@ -286,7 +287,7 @@ def test_the_state_before_is_used_when_the_last_is_damaged(tmp_path, whole):
     run(experiment(), checkpoints=checkpoints)
     (tmp_path / "task008.safetensors").write_bytes(b"ruin")
     again = run(experiment(), checkpoints=checkpoints, resume=True, progress=Cut())
-    assert not checks.equal_states(state(whole), state(again))
+    assert not equal_states(state(whole), state(again))
 
 
 def test_a_line_is_said_for_each_phase_alone():
@@ -308,7 +309,7 @@ def test_near_future_accuracy_is_of_weights_that_have_not_seen_the_piece(shift):
     old = made.scenario
     order = np.concatenate([task.train._index for task in old.tasks])
     phases = [order[: old.images_seen[4]], order[old.images_seen[4] :]]
-    made.scenario = stream(checks.toy_dataset(), phases, name="toy stream", every=16, nfa_shift=shift)
+    made.scenario = stream(toy_dataset(), phases, name="toy stream", every=16, nfa_shift=shift)
     everything = made.scenario.stretch(0, len(order))
     guesses = {}  # what the strategy after each piece predicts of the whole stream
 
@@ -347,9 +348,7 @@ def test_a_frozen_model_has_its_plain_accuracy_in_the_near_future():
             return scores
 
     made = experiment(Frozen)
-    made.scenario = stream(
-        checks.toy_dataset(), [np.random.RandomState(1).permutation(122)], name="", every=16, nfa_shift=0
-    )
+    made.scenario = stream(toy_dataset(), [np.random.RandomState(1).permutation(122)], name="", every=16, nfa_shift=0)
     content = report.results(made, run(made)[0])
     labels = made.scenario.stretch(0, 122).labels.numpy()
     # The first piece is predicted by a model that knows no class.
@@ -420,7 +419,7 @@ def test_a_run_in_progress_can_be_reported(whole, done):
 
 
 def test_scenarios_with_boundaries_have_no_stream():
-    lab = checks.Lab(Replay)
+    lab = Lab(Replay)
     made = lab.experiment()
     made.trainer.epochs = 1
     records = run(made)[0]
@@ -432,7 +431,7 @@ def test_tables_of_many_pieces_stay_short():
     made = experiment()
     order = np.concatenate([task.train._index for task in made.scenario.tasks])
     parts = np.split(order, [60])
-    made.scenario = stream(checks.toy_dataset(), parts, name="toy stream", every=2, nfa_shift=0)
+    made.scenario = stream(toy_dataset(), parts, name="toy stream", every=2, nfa_shift=0)
     assert len(made.scenario.tasks) == 61
     progress = Cut()
     records = run(made, progress=progress)[0]
@@ -467,7 +466,7 @@ def test_a_budget_in_bytes_is_kept_on_a_stream(align):
 
 
 def test_joint_training_on_a_stream_goes_on_from_its_weights():
-    made = checks.Lab(Joint).stream_experiment()
+    made = Lab(Joint).stream_experiment()
     heads = []
     run(
         made, on_task=lambda records, strategy, _: heads.append(strategy.model.backbone.stem[0].weight.detach().clone())
@@ -480,7 +479,7 @@ def test_joint_training_on_a_stream_goes_on_from_its_weights():
 
 def test_fine_tuning_compares_all_classes_on_a_stream_and_a_tasks_own_elsewhere():
     def gradient_rows(scenario, task):
-        strategy = checks.Lab(Finetune).build()
+        strategy = Lab(Finetune).build()
         for one in scenario.tasks[: task + 1]:
             strategy.grow(one)
         strategy.begin(scenario.tasks[task])
@@ -489,17 +488,17 @@ def test_fine_tuning_compares_all_classes_on_a_stream_and_a_tasks_own_elsewhere(
         rows = strategy.model.head.weight.grad.abs().sum(1)
         return torch.nonzero(rows).flatten().tolist()
 
-    assert gradient_rows(checks.toy_stream(), 1) == [0, 1, 2, 3, 4]  # two of them are not in the piece
-    assert gradient_rows(checks.toy_scenario(), 2) == [3, 4, 5]
-    returning = Generalised(tasks=3, returning=0.5, seed=3)(checks.toy_dataset())
+    assert gradient_rows(toy_stream(), 1) == [0, 1, 2, 3, 4]  # two of them are not in the piece
+    assert gradient_rows(toy_scenario(), 2) == [3, 4, 5]
+    returning = Generalised(tasks=3, returning=0.5, seed=3)(toy_dataset())
     assert gradient_rows(returning, 2) == list(returning.tasks[2].present) == [0, 2, 5]
 
 
 @pytest.mark.parametrize("name", sorted(config.strategies()))
 def test_every_strategy_learns_tasks_in_which_classes_return(name):
-    lab = checks.Lab(config.strategies()[name])
+    lab = Lab(config.strategies()[name])
     made = lab.experiment()
-    made.scenario = Generalised(tasks=3, returning=0.5, seed=3)(checks.toy_dataset())
+    made.scenario = Generalised(tasks=3, returning=0.5, seed=3)(toy_dataset())
     made.trainer.epochs = 2
     for moment in lab.moments(made, rebuild=True):
         assert moment.scores.shape[1] == moment.task.n_seen
@@ -579,4 +578,4 @@ def test_a_mistake_about_streams_ends_with_status_2(more, told, tmp_path):
 
 def test_a_stream_needs_no_experiment_of_its_own():
     assert isinstance(experiment(), Experiment) and experiment().place(0).ordered
-    assert not checks.Lab(Replay).experiment().place(0).ordered
+    assert not Lab(Replay).experiment().place(0).ordered
