@@ -152,8 +152,8 @@ class Experiment:
     def place(self, task: int, watcher: Watcher | None = None) -> Place:
         """Where one task is learned."""
         bound = self.augmentation.bind(self.scenario.image_shape, self.scenario.mean, self.scenario.std, self.device)
-        place = Place(task, self.seeds.data, bound, self.device, self.precision)
-        place.ordered = not self.scenario.tasks[task].boundary
+        ordered = not self.scenario.tasks[task].boundary
+        place = Place(task, self.seeds.data, bound, self.device, self.precision, ordered=ordered)
         if watcher is not None:
             place.watcher = watcher
         return place
