@@ -244,8 +244,8 @@ class Experiment:
                 )
             mean, std = (0.0,) * len(own.mean), (1.0,) * len(own.std)
         bound = self.augmentation.bind(self.scenario.image_shape, mean, std, self.device)
-        place = Place(task, self.seeds.data, bound, self.device, self.precision)
-        place.ordered = not self.scenario.tasks[task].boundary
+        ordered = not self.scenario.tasks[task].boundary
+        place = Place(task, self.seeds.data, bound, self.device, self.precision, ordered=ordered)
         if watcher is not None:
             place.watcher = watcher
         return place

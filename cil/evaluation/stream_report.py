@@ -54,17 +54,14 @@ def results(
             "last_accuracy": float(all_seen[ends[-1]]) if ends else float("nan"),
             "class_forgetting": streaming.class_forgetting(per_class),
         }
-    ahead = [record["near_future"] for record in records]
-    images = [step["images"] for step in ahead]
-    blind = scenario.blind
-    starts = np.concatenate([[0], seen[:done]])
-    hits = [int(blind.hits[start:stop].sum()) for start, stop in itertools.pairwise(starts)]
+    # A task with a boundary before the stream begins foresees nothing.
+    ahead = [record.get("near_future", {"images": 0, "right": 0}) for record in records]
+    images, right = [step["images"] for step in ahead], [step["right"] for step in ahead]
+    blind, cuts = scenario.blind, itertools.pairwise([0, *seen[:done].tolist()])
+    hits = [int(blind.hits[start:stop].sum()) if n else 0 for n, (start, stop) in zip(images, cuts, strict=True)]
     rest = [float("nan")] * (len(scenario.tasks) - done)
-    running = [
-        [*streaming.running_accuracy(right, images).tolist(), *rest]
-        for right in ([step["right"] for step in ahead], hits)
-    ]
-    last = [own[done - 1] if done else float("nan") for own in running]
+    running = [[*streaming.running_accuracy(part, images).tolist(), *rest] for part in (right, hits)]
+    last = [line[done - 1] if done else float("nan") for line in running]
     return {
         "every": scenario.every,
         "nfa_shift": scenario.nfa_shift,
