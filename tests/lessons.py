@@ -17,12 +17,8 @@ from cil.memory.ledger import Bytes, measure
 from cil.scenario import Scenario, Task, disjoint
 from cil.strategy import Strategy
 
-PRESENT = (
-    (0, 1),
-    (0, 2, 3),
-    (1, 2, 4, 5),
-    (0, 3, 5),
-)  # classes of each task where they return; none is new in the last
+# Classes of each task where they return; none is new in the last.
+PRESENT = ((0, 1), (0, 2, 3), (1, 2, 4, 5), (0, 3, 5))
 
 
 @dataclass

@@ -168,7 +168,7 @@ def test_of_several_penalties_the_first_that_can_be_solved_is_taken(products):
     y = F.one_hot(labels, 3)
     ridge = Ridge(80, 5.0, products=products, solver="accumulated")
     ridge.grow(3)
-    ridge.learn(lambda dtype: [(x.to(dtype), y)], 60, gamma=[1e-17, 1e-6, 0.5])
+    ridge.learn(lambda dtype: [(x.to(dtype), y)], 60, gamma=[1e-17, 1e-6, 50.0])
     assert float(ridge.gamma) == 1e-6
     torch.testing.assert_close(ridge.weight, joint(x, y, 1e-6), rtol=1e-4, atol=1e-5)
     before = {name: tensor.clone() for name, tensor in ridge.state_dict().items()}
