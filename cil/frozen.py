@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.data import ImageSet
+from cil.errors import UserError
 from cil.nets.network import Network
 from cil.ops.freezing import freeze
 from cil.ops.ridge import Ridge, Samples
@@ -81,7 +82,7 @@ class Analytic(Frozen):
         solver: ``accumulated`` (add up X^T X, solve once a task), ``recursive`` (update its inverse for each batch), or
             ``auto``, what is cheaper; the weights are the same.
         products: ``float64``; ``float32`` for products of samples, added up in float64; ``auto``: the second where
-            rounding changes the weights by less than 2e-6 (relative) in a task, else the first.
+            rounding has changed the weights by less than 1e-5 (relative) so far, else the first.
     """
 
     sized_by: ClassVar[str | None] = "width"
@@ -112,6 +113,8 @@ class Analytic(Frozen):
     def grow(self, task: Task) -> None:
         if task.index == 0:
             assert self.width is not None, "the engine sets the width before the first task"
+            if self.width < 1 or not self.gamma > 0:
+                raise UserError(f"strategy: width must be >= 1 and gamma > 0; they are {self.width} and {self.gamma}")
             self.expansion = self.make_expansion(self.width)
             self.ridge = self.make_ridge(self.width, self.gamma)
         self.ridge.grow(task.n_new)

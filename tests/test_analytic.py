@@ -112,18 +112,18 @@ def test_a_packed_matrix_scores_alike_and_is_half_as_large(kind):
         assert {name for name in one.size if one.size[name] != other.size[name]} == {"statistics", "buffers", "strict"}
 
 
-# Width 4 and 12 features, so a packed matrix has 10 numbers, a random layer or 4 centres 48; the penalty is a number of
+# Width 4 and 12 features, so a packed matrix has 10 numbers, a random layer or 4 centres 48; the penalty and the rounding are numbers of
 # 8 bytes, the form of the matrix a truth value of 1. Each class adds a column of 4 float64.
 @pytest.mark.parametrize(
     ("kind", "options", "statistics", "head"),
     [
-        (ACIL, {}, 10 * 8 + 48 * 4 + 8 + 1, 4 * 8),
-        (ACIL, {"storage": "full"}, 16 * 8 + 48 * 4 + 8 + 1, 4 * 8),
-        (ACIL, {"solver": "recursive"}, 10 * 8 + 48 * 4 + 8 + 1, 4 * 8),
-        (GACIL, {}, 281, 32),
-        (RanPAC, {}, 281, 32),
-        (DSAL, {}, 48 * 4 + 2 * (10 * 8 + 8 + 1), 2 * 4 * 8),
-        (GKEAL, {}, 10 * 8 + 48 * 4 + 4 + 8 + 1, 4 * 8),
+        (ACIL, {}, 10 * 8 + 48 * 4 + 8 + 8 + 1, 4 * 8),
+        (ACIL, {"storage": "full"}, 16 * 8 + 48 * 4 + 8 + 8 + 1, 4 * 8),
+        (ACIL, {"solver": "recursive"}, 10 * 8 + 48 * 4 + 8 + 8 + 1, 4 * 8),
+        (GACIL, {}, 289, 32),
+        (RanPAC, {}, 289, 32),
+        (DSAL, {}, 48 * 4 + 2 * (10 * 8 + 8 + 8 + 1), 2 * 4 * 8),
+        (GKEAL, {}, 10 * 8 + 48 * 4 + 4 + 8 + 8 + 1, 4 * 8),
     ],
     ids=called,
 )

@@ -63,18 +63,16 @@ def mirror_(matrix: Tensor, block: int = 1024) -> Tensor:
     return matrix
 
 
-def add_gram_(matrix: Tensor, x: Tensor, block: int = 768) -> Tensor:
+def add_gram_(matrix: Tensor, x: Tensor, block: int = 512) -> Tensor:
     """Add x^T x to the lower triangle of a matrix, in place: (M, M), (N, M). What is above the diagonal is undefined.
 
     Products are computed in the precision of ``x`` and added up in that of ``matrix``; only the blocks that touch the
     lower triangle are computed, which is little more than half of the work.
     """
     for i in range(0, x.shape[1], block):
-        for j in range(0, i + 1, block):
-            part = matrix[i : i + block, j : j + block]
-            left, right = x[:, i : i + block].T, x[:, j : j + block]
-            if x.dtype == matrix.dtype:
-                part.addmm_(left, right)
-            else:
-                part.add_(left @ right)
+        rows, left, right = matrix[i : i + block, : i + block], x[:, i : i + block].T, x[:, : i + block]
+        if x.dtype == matrix.dtype:
+            rows.addmm_(left, right)
+        else:
+            rows.add_((left @ right).to(matrix.dtype))
     return matrix
