@@ -112,8 +112,9 @@ def test_a_packed_matrix_scores_alike_and_is_half_as_large(kind):
         assert {name for name in one.size if one.size[name] != other.size[name]} == {"statistics", "buffers", "strict"}
 
 
-# Width 4 and 12 features, so a packed matrix has 10 numbers, a random layer or 4 centres 48; the penalty and the rounding are numbers of
-# 8 bytes, the form of the matrix a truth value of 1. Each class adds a column of 4 float64.
+# Width 4 and 12 features, so a packed matrix has 10 numbers, a random layer or 4 centres 48; the penalty and what
+# rounding has changed are numbers of 8 bytes, the form of the matrix a truth value of 1. Each class adds a column of 4
+# float64.
 @pytest.mark.parametrize(
     ("kind", "options", "statistics", "head"),
     [

@@ -187,9 +187,11 @@ def test_what_is_kept_has_the_bits_of_what_is_computed(tmp_path, computed):
         mixed = strategy.features(torch.cat([x[:5], strange, x[5:9]]))
         assert computed == [9]
         assert strategy.features(x[:0]).shape == (0, 64)
+        almost = x[:4] + 1e-4  # would be rounded to what is kept
+        assert torch.equal(strategy.features(almost), strategy.model.backbone.compute(almost))
     assert torch.equal(mixed[:5], due[:5]) and torch.equal(mixed[14:], due[5:9])
     assert torch.equal(mixed[5:14], strategy.features(strange))
-    assert (features.hits, features.misses) == (len(x) + 1 + 9, 9)
+    assert (features.hits, features.misses) == (len(x) + 1 + 9, 9 + 4)
     computed.clear()
     strategy.features(x[:3])
     assert computed == [3]  # outside, everything is computed

@@ -178,6 +178,21 @@ def test_the_shortcut_subsamples_and_pads_with_zeros(channels_in, channels, stri
     assert np.array_equal(block(x).detach().numpy(), expected)
 
 
+def test_zeros_around_lie_half_before_and_half_after():
+    x = torch.rand(2, 4, 6, 6)
+    after, around = (resnet.CifarBlock(4, 10, 2, zeros).eval() for zeros in ("after", "around"))
+    for block in (after, around):
+        nn.init.zeros_(block.conv2.weight)  # the other branch gives 0
+    expected = np.zeros((2, 10, 3, 3), np.float32)
+    expected[:, 3:7] = x.numpy()[:, :, ::2, ::2]
+    assert np.array_equal(around(x).detach().numpy(), expected)
+    assert np.array_equal(after(x).detach().numpy(), shortcut(x.numpy(), 10, 2))
+    net = Model(backbone="cifar_resnet20", backbone_args={"zeros": "around"}).build(3).backbone
+    assert [stage[0].before for stage in (net.stage1, net.stage2, net.stage3)] == [0, 8, 16]
+    with pytest.raises(UserError, match="zeros are 'after' or 'around', not 'both'"):
+        Model(backbone="cifar_resnet20", backbone_args={"zeros": "both"}).build(3)
+
+
 def test_a_block_adds_two_convolutions_to_its_shortcut():
     block = resnet.CifarBlock(2, 4, 2).eval()
     x = torch.randn(3, 2, 6, 6)

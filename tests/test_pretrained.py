@@ -20,7 +20,7 @@ from cil.evaluation import report
 from cil.experiment import Experiment
 from cil.lab import toy_scenario
 from cil.memory.exemplars import Memory
-from cil.nets import resnet
+from cil.nets import pretrained, resnet
 from cil.nets.network import Model, Splittable
 from cil.nets.pretrained import CHUNK, Preprocessing, Pretrained
 from cil.run import learn, run
@@ -112,18 +112,34 @@ def test_order_is_not_enough_where_it_would_swap_tensors(tmp_path, trained):
         Model(backbone=RESNET8, weights=str(tmp_path / "w.safetensors")).build(3)
 
 
-def test_a_renaming_that_changes_the_order_is_refused(tmp_path):
-    """Sorted, ``stem.b`` pairs with ``a`` and ``stem.a`` with ``b``, unless the renaming is one to one in each part."""
-    one = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    save_file(
-        {"x.y.weight": torch.rand(2, 2), "x.y.bias": torch.rand(2)}
-        | {"z.weight": torch.rand(2, 2), "z.bias": torch.rand(2)},
-        tmp_path / "w.safetensors",
-    )
-    from cil.nets import pretrained
+def test_a_renaming_that_is_not_one_to_one_is_refused(tmp_path):
+    """Kinds and shapes agree in order, but two parts of the one are one part of the other."""
+    net = nn.ModuleDict({"a": nn.Sequential(nn.Linear(2, 2)), "b": nn.Sequential(nn.Linear(2, 2))})
+    for names, fits in ((("p.0", "q.0"), True), (("p.0", "p.1"), False)):
+        state = {f"{name}.weight": torch.rand(2, 2) for name in names} | {
+            f"{name}.bias": torch.rand(2) for name in names
+        }
+        save_file(state, tmp_path / "w.safetensors")
+        if fits:
+            pretrained.load(net, pretrained.read(str(tmp_path / "w.safetensors")), "net")
+            assert torch.equal(net["b"][0].weight, state["q.0.weight"])
+        else:
+            with pytest.raises(UserError, match="does not fit"):
+                pretrained.load(net, pretrained.read(str(tmp_path / "w.safetensors")), "net")
 
+
+def test_in_a_file_with_an_order_kinds_must_agree_too(tmp_path, trained):
+    """Biases before weights, under names that sort otherwise: shapes agree, and loading would swap them."""
+    state = {}
+    for name, value in trained.state_dict().items():
+        if name.endswith("weight") and value.ndim == 1:
+            other = name.replace("weight", "bias")
+            state[f"x.{other}"], state[f"x.{name}"] = trained.state_dict()[other], value
+        elif f"x.{name}" not in state:
+            state[f"x.{name}"] = value
+    torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match="does not fit"):
-        pretrained.load(one, pretrained.read(str(tmp_path / "w.safetensors")), "one")
+        Model(backbone=RESNET8, weights=str(tmp_path / "w.pth")).build(3)
 
 
 def test_the_package_gives_every_tensor_in_its_order():

@@ -141,6 +141,7 @@ class Model:
         self.backbone, self.backbone_args, self.head, self.head_args = backbone, backbone_args, head, head_args
         self.weights, self.frozen = weights, frozen
         self.preprocessing, self.pretrained_classes = preprocessing, pretrained_classes
+        self._read: pretrained.Weights | None = None
 
     def build(self, in_channels: int) -> Network:
         """A network with no class, freshly initialised or with the weights it starts from.
@@ -161,7 +162,7 @@ class Model:
             except (TypeError, ValueError) as error:
                 raise UserError(f"model.backbone_args: '{self.backbone}' refused them: {error}") from error
 
-        backbone = cast(Backbone, pretrained.build(self, in_channels, fresh))
+        backbone = cast(Backbone, pretrained.build(self, in_channels, fresh, self._file()))
         heads: dict[str, Any] = {"linear": LinearHead, "cosine": CosineHead}
         if self.head not in heads:
             raise unknown("model.head", self.head, heads)
@@ -170,6 +171,14 @@ class Model:
         except (TypeError, ValueError) as error:
             raise UserError(f"model.head_args: the {self.head} head refused them: {error}") from error
         return Network(cast(nn.Module, backbone), head, partial(self.build, in_channels), self.frozen)
+
+    def _file(self) -> pretrained.Weights | None:
+        """The file of weights; read once, since a run builds its network several times."""
+        if self.weights in pretrained.NO_FILE:
+            return None
+        if self._read is None or self._read.where != self.weights:
+            self._read = pretrained.read(str(self.weights))
+        return self._read
 
 
 def find_backbone(name: str) -> Callable[..., nn.Module]:

@@ -26,6 +26,7 @@ from cil.ops.freezing import freeze
 
 TIMM = "timm:"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+NO_FILE = (None, "random", "hub")
 LEGAL = "null, random, hub, package:NAME, or the path of a file that ends in " + ", ".join(SUFFIXES)
 INTERPOLATIONS = ("bicubic", "bilinear", "area")
 # First parts of the names that classifiers have in published files.
@@ -192,13 +193,14 @@ class Recipe(Protocol):
     pretrained_classes: list[str] | str | None
 
 
-def build(recipe: Recipe, in_channels: int, make: Callable[..., nn.Module]) -> nn.Module:
+def build(recipe: Recipe, in_channels: int, make: Callable[..., nn.Module], file: Weights | None) -> nn.Module:
     """The backbone that a model asks for, with its weights; plain where nothing is asked for beyond a fresh one.
 
     Args:
         recipe: the model.
         in_channels: channels of the images.
         make: builds the fresh backbone from further arguments.
+        file: what ``recipe.weights`` names, where that is a file.
 
     Raises:
         UserError: options that contradict each other, weights that are not there or do not fit.
@@ -210,7 +212,6 @@ def build(recipe: Recipe, in_channels: int, make: Callable[..., nn.Module]) -> n
         )
     if weights == "hub" and not name.startswith(TIMM):
         raise UserError(f"model.weights: hub is timm's; '{name}' is none of its networks, write {TIMM}NAME")
-    file = None if weights in (None, "random", "hub") else read(str(weights))
     config = timm_config(name.removeprefix(TIMM)) if name.startswith(TIMM) else {}
     args = dict(recipe.backbone_args or {})
     preprocessing = declared(recipe, file, config, in_channels)
@@ -368,14 +369,6 @@ def read(spec: str) -> Weights:
         raise UserError(f"model.weights: '{spec}'; legal: {LEGAL}")
     if not path.is_file():
         raise UserError(f"model.weights: there is no file {path.absolute()}; legal: {LEGAL}")
-    state = path.stat()
-    tensors, metadata = _content(path, state.st_mtime_ns, state.st_size)
-    return Weights(spec, tensors, path.suffix != ".safetensors", metadata)
-
-
-@functools.lru_cache(maxsize=1)  # a run builds its network several times
-def _content(path: Path, _changed: int, _bytes: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file as it is now."""
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -396,7 +389,8 @@ def _content(path: Path, _changed: int, _bytes: int) -> tuple[dict[str, Tensor],
         content = inner[0]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"model.weights: {path} holds no state_dict, that is tensors by name")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}, metadata
+    tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return Weights(spec, tensors, path.suffix != ".safetensors", metadata)
 
 
 def _in_package(name: str) -> Path:

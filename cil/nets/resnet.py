@@ -13,13 +13,14 @@ from torch import Tensor, nn
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros (option A)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, zeros: str = "after") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.stride, self.pad = stride, channels - channels_in
+        self.before = self.pad // 2 if zeros == "around" else 0  # of the channels of zeros
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H / stride, W / stride)"""
@@ -27,7 +28,7 @@ class CifarBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         short = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
         if self.pad:
-            short = F.pad(short, (0, 0, 0, 0, 0, self.pad))
+            short = F.pad(short, (0, 0, 0, 0, self.before, self.pad - self.before))
         return F.relu(out + short)
 
 
@@ -37,30 +38,34 @@ class CifarResNet(nn.Module):
     Args:
         depth: 14, 20, 26, 32, 44 or any 6n + 2. Depth 32 has 463,504 parameters.
         in_channels: channels of the images.
+        zeros: whether a shortcut pads channels with zeros ``after`` the old ones or, half before and half after,
+            ``around`` them. Published weights are of one kind or the other, and their tensors do not tell.
 
     Raises:
-        ValueError: the depth is not 6n + 2.
+        ValueError: the depth is not 6n + 2, or zeros are neither.
     """
 
     num_features = 64
 
-    def __init__(self, depth: int = 32, in_channels: int = 3) -> None:
+    def __init__(self, depth: int = 32, in_channels: int = 3, zeros: str = "after") -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has depth 6n + 2 (14, 20, 26, 32, 44, ...), not {depth}")
+        if zeros not in ("after", "around"):
+            raise ValueError(f"zeros are 'after' or 'around', not '{zeros}'")
         n = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.stage1 = self._stage(16, 16, n, 1)
-        self.stage2 = self._stage(16, 32, n, 2)
-        self.stage3 = self._stage(32, 64, n, 2)
+        self.stage1 = self._stage(16, 16, n, 1, zeros)
+        self.stage2 = self._stage(16, 32, n, 2, zeros)
+        self.stage3 = self._stage(32, 64, n, 2, zeros)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
-    def _stage(channels_in: int, channels: int, n: int, stride: int) -> nn.Sequential:
-        first = CifarBlock(channels_in, channels, stride)
+    def _stage(channels_in: int, channels: int, n: int, stride: int, zeros: str) -> nn.Sequential:
+        first = CifarBlock(channels_in, channels, stride, zeros)
         return nn.Sequential(first, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
 
     @property
@@ -81,9 +86,9 @@ class CifarResNet(nn.Module):
         return self.pool(self.deep(self.shallow(x)))
 
 
-def cifar(depth: int = 32, in_channels: int = 3) -> CifarResNet:
+def cifar(depth: int = 32, in_channels: int = 3, zeros: str = "after") -> CifarResNet:
     """A CIFAR ResNet without classifier; see :class:`CifarResNet`."""
-    return CifarResNet(depth, in_channels)
+    return CifarResNet(depth, in_channels, zeros)
 
 
 LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}

@@ -167,7 +167,7 @@ class Ridge(Statistics):
     def _solved(
         self, before: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gammas: Sequence[float]
     ) -> tuple[Tensor, Tensor, float, Tensor, Tensor | None, float]:
-        """With this piece: A (its lower triangle), its factor, gamma, W; some of X, and how much more the whole errs."""
+        """With this piece: A (lower triangle), its factor, gamma, W; some of X, and how much more the whole errs."""
         alone = distributed.rank() == 0  # what was known before is added once
         matrix, cross = (before.clone(), target.clone()) if alone else (before * 0, target * 0)
         first, count, longest = None, 0, 0
