@@ -4,8 +4,8 @@
     python benchmarks/analytic.py --width 2048 --batch 128 --whole  # short enough to run the recursions to the end
 
 The published recursion updates R = (X^T X + gamma I)^-1 for each batch by R - R X^T (I + X R X^T)^-1 X R with
-``torch.inverse``. Evaluated from left to right, as Python does, the last product multiplies M x M by M x M; ``cheap``
-puts brackets around R X^T and X R. ``ours`` is ``cil.ops.ridge.Ridge`` as strategies use it: it learns each task whole
+``torch.inverse``. Evaluated from left to right, as Python does, the last product multiplies M x M by M x M;
+``bracketed`` puts brackets around R X^T and X R; ``reused`` computes X R once. ``ours`` is ``cil.ops.ridge.Ridge`` as strategies use it: it learns each task whole
 and solves once. All get the same samples: ReLU random features of Gaussian vectors with class means.
 
 Times are medians over ``--rounds`` of a task, taken in turn. A recursion's batches all cost the same, so without
@@ -49,8 +49,15 @@ def left_to_right(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tupl
     return inverse, weight + inverse @ x.T @ (y - x @ weight)
 
 
-def cheap(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with its products in the cheaper order."""
+def bracketed(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with brackets, so that nothing multiplies M x M by M x M."""
+    eye = torch.eye(len(x), dtype=x.dtype)
+    inverse = inverse - (inverse @ x.T) @ (torch.inverse(eye + x @ inverse @ x.T) @ (x @ inverse))
+    return inverse, weight + inverse @ (x.T @ (y - x @ weight))
+
+
+def reused(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with X R computed once; R is symmetric."""
     eye, half = torch.eye(len(x), dtype=x.dtype), x @ inverse  # (n, M)
     inverse = inverse - half.T @ (torch.inverse(eye + half @ x.T) @ half)
     return inverse, weight + inverse @ (x.T @ (y - x @ weight))
@@ -117,7 +124,7 @@ def main() -> None:
         ridge.grow(arguments.classes)
     recursions = {
         f"{name}, {str(precision)[6:]}": recursion(step, precision, arguments)
-        for name, step in (("published", left_to_right), ("cheap", cheap))
+        for name, step in (("published", left_to_right), ("bracketed", bracketed), ("reused", reused))
         for precision in (torch.float64, torch.float32)
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*regressions, *recursions)}
