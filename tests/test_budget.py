@@ -399,10 +399,10 @@ def test_a_budget_buys_the_largest_width_that_fits(name, options, budget, align)
 
 
 def test_the_width_follows_from_the_bytes_of_a_small_case():
-    # 3904 bytes of the backbone and 176 of its statistics, 9 of the penalty and the matrix's form. Each of M columns
-    # has 12 numbers of a random layer, 6 of the weights, and its share of M (M + 1) / 2 of the matrix.
+    # 3904 bytes of the backbone and 176 of its statistics, 17 of penalty, rounding and the matrix's form. Each column
+    # of M has 12 numbers of a random layer, 6 of the weights, and its share of M (M + 1) / 2 of the matrix.
     def formula(width):
-        return 3904 + 176 + 9 + 4 * 12 * width + 8 * 6 * width + 8 * width * (width + 1) // 2
+        return 3904 + 176 + 17 + 4 * 12 * width + 8 * 6 * width + 8 * width * (width + 1) // 2
 
     for budget in (formula(1), formula(2) - 1, formula(17), formula(17) + 1, formula(18) - 1):
         expected = max(width for width in range(1, 30) if formula(width) <= budget)
