@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.data import ImageSet
 from cil.errors import UserError
 from cil.nets.network import Network
+from cil.ops.buffers import RandomFeatures
 from cil.ops.freezing import freeze
+from cil.ops.means import ClassMeans
 from cil.ops.ridge import Ridge, Samples
 from cil.ops.statistics import Statistics
 from cil.scenario import Task
@@ -22,7 +26,7 @@ from cil.trainer import Trainer
 CHUNK = 2048  # samples whose expanded features are held at once
 
 
-class Frozen(Strategy):
+class Frozen(Strategy, abc.ABC):
     """Learn the backbone in the first task, if it is not frozen already; then learn from its features alone.
 
     A subclass says in :meth:`observe` what it takes from the features of a task, and in ``scores`` how it predicts. The
@@ -53,12 +57,15 @@ class Frozen(Strategy):
             freeze(self.model.backbone)
             self.helper = None
         features, labels = trainer.extract(self, task.train)  # (N, D), (N,)
+        if not torch.isfinite(features).all():
+            raise UserError(f"a feature of task {task.index + 1} is NaN or infinite, so the network is broken")
         self.observe(task, features, labels, trainer)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         assert self.helper is not None, "only the first task learns by gradients"
         return self.classification(self.helper(self.features(x)), y)
 
+    @abc.abstractmethod
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
         """Learn from a task's features.
 
@@ -68,7 +75,18 @@ class Frozen(Strategy):
             labels: int64 (N,).
             trainer: for a stage of gradient descent on features.
         """
-        raise NotImplementedError
+
+
+class Prototypical(Frozen):
+    """Carry the mean feature of each class; a subclass says how they score."""
+
+    def grow(self, task: Task) -> None:
+        if task.index == 0:
+            self.prototypes = ClassMeans(self.model.num_features)
+        self.prototypes.grow(task.n_new)
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        self.prototypes.learn(features, labels)
 
 
 class Analytic(Frozen):
@@ -101,9 +119,9 @@ class Analytic(Frozen):
         self.width, self.gamma = width, gamma
         self.storage, self.solver, self.products = storage, solver, products
 
+    @abc.abstractmethod
     def make_expansion(self, width: int) -> Statistics:
         """The fixed map (N, D) -> (N, M), for :meth:`grow`."""
-        raise NotImplementedError
 
     def make_ridge(self, width: int, gamma: float) -> Ridge:
         """A regression with this strategy's options, for :meth:`grow`."""
@@ -141,3 +159,38 @@ class Analytic(Frozen):
 
     def scores(self, features: Tensor) -> Tensor:
         return self.ridge(self.expand(features))
+
+
+class RandomAnalytic(Analytic):
+    """Regress on ReLU features of a random layer.
+
+    Args:
+        model: backbone and head without classes.
+        init: of the random layer: ``uniform`` (within 1 / sqrt(D), released code of the analytic methods) or ``normal``
+            (standard normal, the papers).
+        width: M, features after the random layer; null: the most that ``memory.budget`` allows.
+        gamma: the ridge penalty.
+        storage: of the M x M matrix: ``packed`` or ``full``.
+        solver: ``auto``, ``accumulated`` or ``recursive``.
+        products: ``auto``, ``float32`` or ``float64``.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        *,
+        init: Literal["uniform", "normal"] = "uniform",
+        width: int | None = 8192,
+        gamma: float = 0.1,
+        storage: Literal["packed", "full"] = "packed",
+        solver: Literal["auto", "accumulated", "recursive"] = "auto",
+        products: Literal["auto", "float32", "float64"] = "auto",
+    ) -> None:
+        super().__init__(model, width=width, gamma=gamma, storage=storage, solver=solver, products=products)
+        self.init = init
+
+    def make_expansion(self, width: int) -> Statistics:
+        return RandomFeatures(self.model.num_features, width, self.init)
+
+    def expand(self, features: Tensor) -> Tensor:
+        return super().expand(features).relu()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.checkpoint import Checkpoints
-from cil.data import Dataset, FeatureSet, ImageSet
+from cil.data import Dataset, ImageSet
 from cil.evaluation.accuracy import Predictions, evaluate
 from cil.experiment import Experiment
 from cil.memory.exemplars import Exemplars, Memory
@@ -245,16 +245,9 @@ class WatchingTrainer(Trainer):
     def __init__(self, like: Trainer) -> None:
         self.__dict__.update(copy.copy(like).__dict__)
 
-    def descend(
-        self,
-        strategy: Strategy,
-        data: ImageSet | FeatureSet,
-        replay: ImageSet | None = None,
-        *,
-        epochs: int | None = None,
-    ) -> None:
+    def descend(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         before = {name: tensor.clone() for name, tensor in frozen(strategy).items()}
-        super().descend(strategy, data, replay, epochs=epochs)
+        super().descend(strategy, *args, **kwargs)
         after = dict(strategy.state_dict())
         changed = [name for name, tensor in before.items() if name in after and not torch.equal(tensor, after[name])]
         assert not changed, f"frozen, yet changed while training: {', '.join(changed)}"

@@ -301,14 +301,10 @@ class Trainer:
         own = data if distributed.world_size() == 1 else data.subset(np.arange(len(data))[distributed.share(len(data))])
         place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / BATCH))
         parts = []
-        for features, _ in passes(strategy, own, place, need_scores=False):
-            parts.append(features.clone())  # out of inference mode, so that a later stage may learn from them
+        # A process without images of its own looks at one, to know how long features are.
+        for features, _ in passes(strategy, own if len(own) else data.subset(np.zeros(1)), place, need_scores=False):
+            parts.append(features[: len(own)])
             place.watcher.step_done()
-        if not parts:  # more processes than images
-            parts = [
-                features[:0].clone()
-                for features, _ in passes(strategy, data.subset(np.zeros(1)), place, need_scores=False)
-            ]
         self.images += len(own)
         self.seconds += time.perf_counter() - begin
         return torch.cat(parts), own.labels.to(place.device)

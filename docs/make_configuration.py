@@ -64,7 +64,11 @@ def value_name(value: Any) -> str:
 def options(owner: Callable[..., Any], prefix: str = "") -> str:
     """The keyword-only parameters of a function or a class's constructor: name, type, default, meaning."""
     function = owner.__init__ if inspect.isclass(owner) else owner
-    described = {param.arg_name: param.description or "" for param in parse(inspect.getdoc(owner) or "").params}
+    # A class without a constructor of its own is described by the one that it takes over.
+    places = [
+        place for place in getattr(owner, "__mro__", [owner]) if not inspect.isclass(place) or "__init__" in vars(place)
+    ]
+    described = {param.arg_name: param.description or "" for param in parse(inspect.getdoc(places[0]) or "").params}
     rows = []
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "self" or (parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is parameter.empty):

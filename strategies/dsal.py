@@ -20,6 +20,7 @@ from torch import Tensor
 from cil.frozen import Analytic
 from cil.nets.network import Network
 from cil.ops.buffers import RandomFeatures
+from cil.ops.ridge import decompose
 from cil.ops.statistics import Statistics
 from cil.scenario import Task
 from cil.trainer import Trainer
@@ -68,9 +69,7 @@ class DSAL(Analytic):
         self.second.grow(task.n_new)
 
     def targets(self, labels: Tensor, task: Task) -> Tensor:
-        every = super().targets(labels, task)  # (N, K)
-        every[:, : task.n_old] = 0
-        return every
+        return decompose(super().targets(labels, task), task.n_old)[1]
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
         def main(precision: torch.dtype) -> Pairs:
@@ -80,8 +79,7 @@ class DSAL(Analytic):
         def missed(precision: torch.dtype) -> Pairs:
             for u, y in self.chunks(features, labels, task):
                 residual = y - self.ridge(u.relu())  # (n, K)
-                residual[:, : task.n_old] = 0  # previous-label cleansing
-                yield u.tanh().to(precision), residual
+                yield u.tanh().to(precision), decompose(residual, task.n_old)[1]  # previous-label cleansing
 
         self.ridge.learn(main, len(task.train))
         self.second.learn(missed, len(task.train))

@@ -21,15 +21,14 @@ from torch import Tensor
 
 from cil import distributed
 from cil.data import FeatureSet
-from cil.frozen import Frozen
+from cil.frozen import Prototypical
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from cil.ops.means import ClassMeans
 from cil.scenario import Task
 from cil.trainer import Trainer
 
 
-class FeTrIL(Frozen):
+class FeTrIL(Prototypical):
     """Learn a linear classifier on new features and, for old classes, on features moved from the most similar new one.
 
     Args:
@@ -45,10 +44,9 @@ class FeTrIL(Frozen):
         self.classifier, self.penalty = classifier, penalty
 
     def grow(self, task: Task) -> None:
+        super().grow(task)
         if task.index == 0:
-            self.prototypes = ClassMeans(self.model.num_features)
             self.linear = LinearHead(self.model.num_features)
-        self.prototypes.grow(task.n_new)
         self.linear.grow(task.n_new)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -57,7 +55,7 @@ class FeTrIL(Frozen):
         return super().loss(x, y)
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
-        self.prototypes.learn(features, labels)
+        super().observe(task, features, labels, trainer)
         every, own = distributed.gather(features), distributed.gather(labels)
         x, y = with_absent_classes(every, own, self.prototypes.means.float())
         if task.n_seen == 1:

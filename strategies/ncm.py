@@ -11,22 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cil.frozen import Frozen
-from cil.ops.means import ClassMeans
-from cil.scenario import Task
-from cil.trainer import Trainer
+from cil.frozen import Prototypical
 
 
-class NCM(Frozen):
+class NCM(Prototypical):
     """Predict the class whose mean feature is nearest."""
-
-    def grow(self, task: Task) -> None:
-        if task.index == 0:
-            self.prototypes = ClassMeans(self.model.num_features)
-        self.prototypes.grow(task.n_new)
-
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
-        self.prototypes.learn(features, labels)
 
     def scores(self, features: Tensor) -> Tensor:
         return -torch.cdist(features.double(), self.prototypes.means)

@@ -13,7 +13,7 @@ released code has float32, and no room is reserved for classes to come.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,14 @@ from torch import Tensor
 
 from cil import distributed
 from cil.errors import UserError
-from cil.frozen import Analytic
+from cil.frozen import RandomAnalytic
 from cil.nets.network import Network
-from cil.ops.buffers import RandomFeatures
 from cil.ops.ridge import cholesky
-from cil.ops.statistics import Statistics
 from cil.scenario import Task
 from cil.trainer import Trainer
 
 
-class RanPAC(Analytic):
+class RanPAC(RandomAnalytic):
     """Regress one-hot labels on random ReLU features, with a ridge penalty chosen on held-out images of each task.
 
     Args:
@@ -56,14 +54,9 @@ class RanPAC(Analytic):
         storage: Literal["packed", "full"] = "packed",
         products: Literal["auto", "float32", "float64"] = "auto",
     ) -> None:
-        super().__init__(model, width=width, gamma=gamma, storage=storage, solver="accumulated", products=products)
-        self.penalties, self.held_out, self.init = penalties, held_out, init
-
-    def make_expansion(self, width: int) -> Statistics:
-        return RandomFeatures(self.model.num_features, width, self.init)
-
-    def expand(self, features: Tensor) -> Tensor:
-        return super().expand(features).relu()
+        options: dict[str, Any] = {"storage": storage, "solver": "accumulated", "products": products}
+        super().__init__(model, init=init, width=width, gamma=gamma, **options)
+        self.penalties, self.held_out = penalties, held_out
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
         gammas = powers_of_ten() if self.penalties is None else self.penalties

@@ -15,24 +15,11 @@ import torch
 from torch import Tensor
 
 from cil import distributed
-from cil.frozen import Frozen
+from cil.frozen import Prototypical
 from cil.nets.network import Network
-from cil.ops.means import ClassMeans
 from cil.ops.statistics import Statistics, mirror_, pack, packed_size, unpack
 from cil.scenario import Task
 from cil.trainer import Trainer
-
-
-class Covariance(Statistics):
-    """One covariance of all classes (D, D), carried by half in float64, and how many images it is of."""
-
-    values: Tensor
-    count: Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.register_buffer("values", torch.zeros(packed_size(num_features), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
 
 class Discriminant(Statistics):
@@ -53,7 +40,7 @@ class Discriminant(Statistics):
         self.bias = torch.cat([self.bias, self.bias.new_zeros(n_new)])
 
 
-class SLDA(Frozen):
+class SLDA(Prototypical):
     """Linear discriminant analysis with running means and one running covariance.
 
     Args:
@@ -61,26 +48,27 @@ class SLDA(Frozen):
         shrinkage: epsilon, the share of the identity in the covariance that is inverted.
     """
 
+    covariance: Tensor  # of all classes together, its lower triangle
+
     def __init__(self, model: Network, *, shrinkage: float = 1e-4) -> None:
         super().__init__(model)
         self.shrinkage = shrinkage
 
     def grow(self, task: Task) -> None:
+        super().grow(task)
         if task.index == 0:
-            self.prototypes = ClassMeans(self.model.num_features)
-            self.covariance = Covariance(self.model.num_features)
+            triangle = torch.zeros(packed_size(self.model.num_features), dtype=torch.float64)
+            self.register_buffer("covariance", triangle)
             self.discriminant = Discriminant(self.model.num_features)
-        self.prototypes.grow(task.n_new)
         self.discriminant.grow(task.n_new)
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
         every, own = distributed.gather(features).double(), distributed.gather(labels)
-        seen = int(self.covariance.count)
+        seen = int(self.prototypes.counts.sum())
         deviations = before_update(every, own, self.prototypes.means, self.prototypes.counts)  # (N, D)
-        covariance = streamed(mirror_(unpack(self.covariance.values)), seen, deviations)
-        self.covariance.values = pack(covariance)
-        self.covariance.count = self.covariance.count + len(every)
-        self.prototypes.learn(features, labels)
+        covariance = streamed(mirror_(unpack(self.covariance)), seen, deviations)
+        self.covariance = pack(covariance)
+        super().observe(task, features, labels, trainer)
         means = self.prototypes.means
         eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
         shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * eye

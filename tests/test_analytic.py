@@ -17,9 +17,10 @@ from cil.memory.ledger import STATE
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.buffers import GaussianKernel, RandomFeatures
+from cil.ops.ridge import decompose
 from strategies.acil import ACIL
 from strategies.dsal import DSAL
-from strategies.gacil import GACIL, decompose
+from strategies.gacil import GACIL
 from strategies.gkeal import GKEAL
 from strategies.ranpac import RanPAC, best_penalties
 from tests.courses import called, structure

@@ -365,3 +365,12 @@ def test_classes_that_an_earlier_run_learned_of_the_first_task_are_no_overlap(tm
     assert "2 of the stream's classes" in overlap("undeclared", names[:2], None)[0]
     beyond = overlap("beyond", names[:4], names[:4])[0]
     assert "2 of the stream's classes" in beyond and names[3] in beyond and names[0] not in beyond
+
+
+def test_a_category_of_less_than_nothing_is_a_problem_though_the_sum_is_right(tmp_path):
+    contents = pair()
+    for task in contents[0]["tasks"]:
+        task["bytes"]["statistics"] -= 300
+        task["bytes"]["head"] += 300
+    own = [f for f in found(tmp_path, contents) if f.id == "bytes-do-not-add-up"]
+    assert len(own) == 1 and "run0" in own[0].text and "less than 0 bytes of statistics." in own[0].text

@@ -1,11 +1,9 @@
 """The cache of features: ``python tools/cache.py list|verify|clear [--key KEY] [--cache DIR]``."""
 
-import argparse
 import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
@@ -16,20 +14,13 @@ from rich.table import Table
 from cil import config
 from cil.cache import Damaged, Store
 from cil.errors import UserError
+from cil.memory.ledger import mib
 
-MIB = 2**20
 SHOWN = 12  # digits of a key
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse's parser with errors of one paragraph."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. {' '.join(self.format_usage().split())}")
-
-
-def parser() -> Parser:
-    made = Parser(prog="cache.py", allow_abbrev=False, description="The cache of features of frozen backbones.")
+def parser() -> config.PlainParser:
+    made = config.PlainParser("cache.py", "The cache of features of frozen backbones.")
     made.add_argument("action", choices=("list", "verify", "clear"), help="show, check the checksums of, or remove it")
     made.add_argument("--key", default="", help="only what is kept under the key that begins so")
     made.add_argument("--cache", default="auto", help="its folder, as in the option of a run")
@@ -44,7 +35,7 @@ def table(store: Store, keys: Sequence[str]) -> Table:
     for key in keys:
         told = store.summary(key)
         used = datetime.datetime.fromtimestamp(told["used"]).strftime("%Y-%m-%d %H:%M")
-        counts = (str(told["size"] or "-"), str(told["images"]), str(told["features"]), f"{told['bytes'] / MIB:.1f}")
+        counts = (str(told["size"] or "-"), str(told["images"]), str(told["features"]), mib(told["bytes"], 1))
         made.add_row(key[:SHOWN], told["backbone"], *counts, used)
     return made
 
@@ -77,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         damaged = verify(store, keys)
         print(f"{sum(len(store.paths(key)) for key in keys)} segments, {damaged} damaged")
         return int(damaged > 0)
-    print(f"{sum(map(store.clear, keys)) / MIB:.1f} MiB removed from {store.root}")
+    print(f"{mib(sum(map(store.clear, keys)), 1)} MiB removed from {store.root}")
     return 0
 
 

@@ -1,30 +1,19 @@
 """Write the backbone of a run as weights for another: ``python tools/export.py RUN_DIR --out FILE.safetensors``."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 from cil import config
-from cil.errors import UserError
 from cil.export import export
 from scenarios.datasets import load
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse's parser with errors of one paragraph."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. {' '.join(self.format_usage().split())}")
-
-
-def parser() -> Parser:
-    told = "Write the backbone of a run as weights for another."
-    made = Parser(prog="export.py", allow_abbrev=False, description=told)
+def parser() -> config.PlainParser:
+    made = config.PlainParser("export.py", "Write the backbone of a run as weights for another.")
     made.add_argument("run_dir", type=Path, help="folder of the run")
     made.add_argument("--out", required=True, type=Path, help="the .safetensors file to write; new")
     made.add_argument("--task", type=int, help="take the state after this task, from 1, instead of the last")

@@ -240,6 +240,13 @@ def ledgers(section: Section) -> Iterator[Finding]:
     for row in section.rows:
         for run in row.runs:
             worst = max((measured.get("other", 0) for measured in run.task_bytes), key=abs)
+            negative = {name for measured in run.task_bytes for name, size in measured.items() if size < 0} - {"other"}
+            if negative:
+                yield problem(
+                    "bytes-do-not-add-up",
+                    f"{run.file} ({row.title}): less than 0 bytes of {_few(sorted(negative))}.",
+                    "Measure again with the current version; do not quote its memory.",
+                )
             if worst:
                 yield problem(
                     "bytes-do-not-add-up",

@@ -5,7 +5,7 @@
 Zhuang et al., ACIL: Analytic Class-Incremental Learning with Absolute Memorization and Privacy Protection, NeurIPS
 2022, carries R = (A + gamma I)^-1 and updates it by the Woodbury identity for each batch (``recursive``); McDonnell et
 al., RanPAC, NeurIPS 2023, adds up A and solves once (``accumulated``). Both give the same W; what is cheaper depends on
-the number of samples between two solutions. With M columns and n samples, the first takes about 3 n M^2 operations, the
+the number of samples between two solutions. With M columns and n samples, the first takes about 4 n M^2 operations, the
 second n M^2 + M^3 / 3.
 
 Letters: N samples, M columns of X (the width), K columns of Y (classes).
@@ -48,8 +48,8 @@ class Ridge(Statistics):
         gamma: the penalty, > 0; it makes up for directions without data.
         storage: ``packed`` carries the lower triangle of the matrix, M (M + 1) / 2 numbers; ``full`` all M * M.
         solver: ``accumulated``, ``recursive``, or ``auto``, the cheaper one.
-        products: ``float64``; ``float32`` for the products of samples alone, added up in float64, about twice as
-            fast; ``auto``: float32, and float64 from the piece on with which rounding would have changed W by more
+        products: ``float64``; ``float32`` for the products of samples alone, added up in float64, which is faster;
+            ``auto``: float32, and float64 from the piece on with which rounding would have changed W by more
             than 1e-5 (relative).
     """
 
@@ -198,6 +198,16 @@ class Ridge(Statistics):
             )
         self._keep((inverse + inverse.T) / 2)
         self.weight = weight
+
+
+def decompose(targets: Tensor, n_old: int) -> tuple[Tensor, Tensor]:
+    """The labels of classes met before and of those not met before, in one-hot rows: (N, K) -> two (N, K).
+
+    Regression is linear in its targets, so the weights are a sum: the exposed-class label gain, from the first, and
+    what the second give (Zhuang et al., GACL, NeurIPS 2024, eq. 8-12).
+    """
+    old = torch.arange(targets.shape[1], device=targets.device) < n_old  # (K,)
+    return targets * old, targets * ~old
 
 
 def recursive_step(inverse: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
