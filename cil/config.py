@@ -172,9 +172,9 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
             raise UserError(f"threads: {built.threads} must be >= 1 or null")
         torch.set_num_threads(built.threads)
     dataset = load(built.data, root=built.root, image_size=built.image_size)
-    scenario = built.scenario(dataset)
+    seeds = Seeds(**{name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {}))
+    scenario = built.scenario.build(dataset, seeds.data)
     channels = scenario.image_shape[0]
-    seeds = {name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {})
     built.memory.check()
     return Experiment(
         scenario=scenario,
@@ -182,7 +182,7 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         trainer=built.trainer,
         memory=built.memory,
         augmentation=built.augmentation,
-        seeds=Seeds(**seeds),
+        seeds=seeds,
         evaluators=tuple(built.evaluators or ()),
         device=pick_device(built.device),
         precision=str(built.precision),

@@ -64,8 +64,8 @@ class Experiment:
         if pieces and strategy.needs_boundaries:
             raise UserError(
                 f"strategy: {name} needs to know where tasks begin, and '{self.scenario.name}' is a stream without "
-                "boundaries; legal are strategies with needs_boundaries = False, such as Replay, or a scenario with "
-                "boundaries, such as ClassIncremental"
+                "boundaries; legal are strategies with needs_boundaries = False, such as Replay or, on a frozen "
+                "backbone, SLDA, or a scenario with boundaries, such as ClassIncremental"
             )
         self.trainer.check(len(self.scenario.tasks), pieces)
         if strategy.exemplar_free and not self.memory.empty and self.memory.budget is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -73,6 +74,8 @@ class Scenario:
         class_names: name of each scenario id.
         fingerprint: sha256 of data, order and sizes: two runs with the same one saw the same tasks.
         data_fingerprint: sha256 of the data set alone.
+        family: sha256 of data and options without what the run's seed draws: equal for the scenarios of a builder that
+            leaves draws to the run. None: nothing is left to it.
         mean: channel means that normalise these images, None for no convention.
         std: channel standard deviations, likewise.
         phases: the phase of each task, from 0 without a gap: in a stream of pieces, the task of the literature to
@@ -89,6 +92,7 @@ class Scenario:
     class_names: tuple[str, ...]
     fingerprint: str
     data_fingerprint: str
+    family: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     phases: tuple[int, ...] | None = None
@@ -145,7 +149,37 @@ class ScenarioBuilder(abc.ABC):
     """Makes a scenario of a data set; its constructor's arguments say how.
 
     A third party's builder subclasses this and is named by its class path in the configuration.
+
+    Attributes:
+        by_run: options, kept under their names, that seed a draw and may be None to take the run's data seed.
     """
+
+    by_run: ClassVar[tuple[str, ...]] = ()
+
+    def build(self, dataset: Dataset, seed: int) -> Scenario:
+        """The scenario of a run: the run's seed draws what the options leave to it.
+
+        Args:
+            dataset: labels in [0, K).
+            seed: the run's data seed.
+
+        Raises:
+            UserError: as for the scenario.
+        """
+        left = [option for option in self.by_run if getattr(self, option) is None]
+        if not left:
+            return self(dataset)
+        drawn = copy.copy(self)
+        for option in left:
+            setattr(drawn, option, seed)
+        made = drawn(dataset)
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        described = json.dumps([made.data_fingerprint, kind, vars(self)], sort_keys=True, default=str)
+        return dataclasses.replace(
+            made,
+            name=f"{made.name}, {' and '.join(left)} by run",
+            family=hashlib.sha256(described.encode()).hexdigest(),
+        )
 
     @abc.abstractmethod
     def __call__(self, dataset: Dataset) -> Scenario:
@@ -159,14 +193,15 @@ class ScenarioBuilder(abc.ABC):
         """
 
 
-def check_whole(key: str, value: object, low: int, high: int) -> None:
-    """Refuse an option of a scenario that is not a whole number within its range.
+def check_whole(key: str, value: object, low: int, high: int) -> int:
+    """An option of a scenario that has to be a whole number within its range.
 
     Raises:
         UserError: names the option, its value and the range.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"scenario: {key}={value!r}; legal: a whole number from {low} to {high}")
+    return value
 
 
 def disjoint(dataset: Dataset, groups: Sequence[Sequence[int]], *, name: str) -> Scenario:

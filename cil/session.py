@@ -88,14 +88,16 @@ def _train(
     *,
     resume: bool,
 ) -> int:
+    options = config["scenario"]["init_args"]
+    draws = {name: experiment.seeds.data if value is None else value for name, value in options.items()}
     fixed = {
         "schema": report.SCHEMA,
         "command": command,
         "config": config,
         "seeds": {
             **vars(experiment.seeds),
-            "class_order": config["scenario"]["init_args"].get("order"),
-            "stream": config["scenario"]["init_args"].get("seed"),
+            "class_order": draws.get("order"),
+            "stream": draws.get("seed"),
         },
         **report.environment(experiment),
         "started": _now(),

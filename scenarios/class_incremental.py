@@ -24,8 +24,11 @@ class ClassIncremental(ScenarioBuilder):
         sizes: classes of each task, written out, in place of ``first`` and ``step``; their sum is the number of
             classes.
         order: the order in which classes appear: a seed of ``numpy.random.RandomState(seed).permutation`` (1993 is the
-            order of most published results), "natural" for the order of the labels, or all labels written out.
+            order of most published results), "natural" for the order of the labels, all labels written out, or null for
+            another order with each run's data seed.
     """
+
+    by_run = ("order",)
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class ClassIncremental(ScenarioBuilder):
         first: int = 0,
         step: int | None = None,
         sizes: list[int] | None = None,
-        order: int | str | list[int] = 1993,
+        order: int | str | list[int] | None = 1993,
     ) -> None:
         self.first = first
         self.step = step
@@ -95,7 +98,7 @@ def task_sizes(n_classes: int, *, first: int = 0, step: int) -> list[int]:
     return ([first] if first else []) + [step] * tasks + ([rest] if rest else [])
 
 
-def class_order(n_classes: int, order: int | str | Sequence[int]) -> list[int]:
+def class_order(n_classes: int, order: int | str | Sequence[int] | None) -> list[int]:
     """The labels 0 to K - 1 in the order in which they are learned. Global random state is neither read nor changed.
 
     Args:

@@ -31,10 +31,12 @@ class Generalised(ScenarioBuilder):
             classes keeps n_max * imbalance^(-c / (K - 1)) of its images, rounded down and at least one, where n_max is
             the largest class; a class that has fewer keeps them all. Frequent and rare classes are drawn apart from the
             order of appearance.
-        seed: of all draws.
+        seed: of all draws; null: each run's data seed.
     """
 
-    def __init__(self, *, tasks: int = 5, returning: float = 0.5, imbalance: float = 1.0, seed: int = 1) -> None:
+    by_run = ("seed",)
+
+    def __init__(self, *, tasks: int = 5, returning: float = 0.5, imbalance: float = 1.0, seed: int | None = 1) -> None:
         self.tasks, self.returning, self.imbalance, self.seed = tasks, returning, imbalance, seed
 
     def __call__(self, dataset: Dataset) -> Scenario:
@@ -45,12 +47,12 @@ class Generalised(ScenarioBuilder):
         """
         n_classes = len(dataset.classes)
         check_whole("tasks", self.tasks, 1, n_classes)
-        check_whole("seed", self.seed, 0, 2**63 - 1)
+        seed = check_whole("seed", self.seed, 0, 2**63 - 1)
         if not 0 <= self.returning <= 1:
             raise UserError(f"scenario: returning={self.returning!r}; legal: a probability from 0 to 1")
         if not 1 <= self.imbalance < math.inf:
             raise UserError(f"scenario: imbalance={self.imbalance!r}; legal: a number from 1 on")
-        draws = torch.Generator().manual_seed(self.seed)
+        draws = torch.Generator().manual_seed(seed)
         order = torch.randperm(n_classes, generator=draws).tolist()
         rank = torch.randperm(n_classes, generator=draws).tolist()
         counts = dataset.train.counts(n_classes)
@@ -67,7 +69,7 @@ class Generalised(ScenarioBuilder):
             for place, part in zip(where, parts, strict=True):
                 groups[place].append(part)
         name = f"{dataset.name} generalised, {self.tasks} tasks, returning {self.returning:g}"
-        name += f", imbalance {self.imbalance:g}, seed {self.seed}"
+        name += f", imbalance {self.imbalance:g}"
         return recurring(dataset, _joined(groups), name=name)
 
 

@@ -17,12 +17,14 @@ class Online(ScenarioBuilder):
         first: classes of the first phase; 0: as many as every other phase.
         step: classes of each later phase; the last takes what is left.
         sizes: classes of each phase, written out, in place of ``first`` and ``step``.
-        order: the order in which classes appear: a seed, "natural" or all labels, as for ``ClassIncremental``.
-        seed: of the order of the images within a phase.
+        order: the order in which classes appear: a seed, "natural", all labels or null, as for ``ClassIncremental``.
+        seed: of the order of the images within a phase; null: each run's data seed.
         every: images between two measurements of accuracy.
         nfa_shift: how many images ahead near-future accuracy looks; null: the smallest of 0, 1, 2, 4, 8, ... at which
             labels alone no longer tell what comes.
     """
+
+    by_run = ("order", "seed")
 
     def __init__(
         self,
@@ -30,8 +32,8 @@ class Online(ScenarioBuilder):
         first: int = 0,
         step: int | None = None,
         sizes: list[int] | None = None,
-        order: int | str | list[int] = 1993,
-        seed: int = 1,
+        order: int | str | list[int] | None = 1993,
+        seed: int | None = 1,
         every: int = 1000,
         nfa_shift: int | None = None,
     ) -> None:
@@ -44,13 +46,13 @@ class Online(ScenarioBuilder):
         Raises:
             UserError: sizes or order do not fit the data set's number of classes, or an option is out of its range.
         """
-        check_whole("seed", self.seed, 0, 2**63 - 1)
+        seed = check_whole("seed", self.seed, 0, 2**63 - 1)
         like = ClassIncremental(first=self.first, step=self.step, sizes=self.sizes, order=self.order)
         groups, name = like.groups(dataset)
-        draws = torch.Generator().manual_seed(self.seed)
+        draws = torch.Generator().manual_seed(seed)
         labels, phases = dataset.train.labels.numpy(), []
         for group in groups:
             own = np.flatnonzero(np.isin(labels, group))
             phases.append(own[torch.randperm(len(own), generator=draws).numpy()])
-        name = f"{name} online, seed {self.seed}, every {self.every}"
+        name = f"{name} online, every {self.every}"
         return stream(dataset, phases, name=name, every=self.every, nfa_shift=self.nfa_shift)

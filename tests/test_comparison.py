@@ -51,6 +51,35 @@ def call(argv, capsys):
     return stop.value.code, told.out, told.err
 
 
+# --- tasks drawn by seed ----------------------------------------------------------------------------------------------
+
+
+def test_runs_whose_seeds_draw_the_tasks_are_one_row(tmp_path):
+    """Phases end at other pieces with each seed, and bring other numbers of classes."""
+    contents = seeds(2)
+    for seed, (content, phases) in enumerate(zip(contents, ([0, 0, 1], [0, 1, 1]), strict=True)):
+        put(content, "scenario.family", "e" * 64)
+        put(content, "fingerprint", str(seed) * 64)
+        put(content, "stream", {"phases": phases})
+    section = compared(tmp_path, *contents).sections[0]
+    row = section.rows[0]
+    assert (section.fingerprint, len(row.runs)) == ("e" * 64, 2)
+    assert row.classes_seen == [3, 6]  # 4 and 2 after the first phase
+    first, last = row.seen_accuracy
+    seen = [content["metrics"]["linear"]["seen_accuracy"] for content in contents]
+    assert first.mean == pytest.approx((seen[0][1] + seen[1][0]) / 2)
+    assert last.mean == pytest.approx((seen[0][2] + seen[1][2]) / 2)
+    assert len(row.task_bytes) == 2
+
+
+def test_other_numbers_of_phases_are_no_common_row(tmp_path):
+    contents = seeds(2)
+    for content, phases in zip(contents, ([0, 0, 1], [0, 1, 2]), strict=True):
+        put(content, "scenario.family", "e" * 64)
+        put(content, "stream", {"phases": phases})
+    assert [len(section.rows[0].runs) for section in compared(tmp_path, *contents).sections] == [1, 1]
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 

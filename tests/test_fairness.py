@@ -14,6 +14,9 @@ STRICT = BACKBONE + 600 + 500 + 20 * (IMAGE + LABEL)
 UPPER_BOUND = {"out_of_budget": True, "config.memory.exemplars": "all"}
 
 
+FAMILY = {"scenario.family": "e" * 64}
+
+
 def pair(a=None, b=None, **options):
     """Two methods with two seeds each, and with changes to one or the other."""
     return [
@@ -24,6 +27,14 @@ def pair(a=None, b=None, **options):
 
 def method(name, seeds=(0, 1), **options):
     return [result(name, seed, **options) for seed in seeds]
+
+
+def drawn(name, seeds, **options):
+    """Runs whose seed draws the tasks: a fingerprint for each, and one family."""
+    return [
+        result(name, seed, change={**FAMILY, "fingerprint": str(seed) * 64, "scenario.name": "blurry"}, **options)
+        for seed in seeds
+    ]
 
 
 def grown(name, **options):
@@ -198,6 +209,12 @@ CASES = {
         [*method("A"), *method("B", seeds=(1, 2))],
         ["At 20 exemplars", "0, 1 in A", "1, 2 in B"],
         [*method("A"), *method("B"), *method("C", seeds=(1, 2), exemplars=0)],
+    ),
+    "different-draws": (
+        "problem",
+        [*drawn("A", seeds=(0, 1)), *drawn("B", seeds=(0, 2))],
+        ["At 20 exemplars", "0 on 00000000, 1 on 11111111 in A", "0 on 00000000, 2 on 22222222 in B"],
+        [*drawn("A", seeds=(0, 1)), *drawn("B", seeds=(0, 1)), *drawn("C", seeds=(2, 3), exemplars=0)],
     ),
     "repeated-run": (
         "note",
@@ -374,3 +391,21 @@ def test_a_category_of_less_than_nothing_is_a_problem_though_the_sum_is_right(tm
         task["bytes"]["head"] += 300
     own = [f for f in found(tmp_path, contents) if f.id == "bytes-do-not-add-up"]
     assert len(own) == 1 and "run0" in own[0].text and "less than 0 bytes of statistics." in own[0].text
+
+
+def test_methods_with_the_same_draws_are_fair_and_other_draws_of_one_seed_are_not(tmp_path):
+    fair = [*drawn("A", seeds=(0, 1)), *drawn("B", seeds=(0, 1))]
+    assert {f.id for f in found(tmp_path / "fair", fair)} == set()
+    put(fair[2], "fingerprint", "9" * 64)
+    assert {f.id for f in found(tmp_path / "other", fair)} == {"different-draws"}
+
+
+def test_an_overlap_is_looked_for_in_the_classes_of_every_run(tmp_path):
+    contents = drawn("A", seeds=(0, 1))
+    names = contents[0]["scenario"]["class_names"]
+    for content in contents:
+        put(content, "pretrained_classes", names[:2])
+        put(content, "pretrained_stream", names[:2])  # the first task's in the first run alone
+    put(contents[1], "scenario.class_names", names[::-1])
+    own = [f.text for f in found(tmp_path, contents) if f.id == "pretraining-overlap"]
+    assert len(own) == 1 and "2 of the stream's classes" in own[0]

@@ -595,3 +595,27 @@ def test_a_mistake_about_streams_ends_with_status_2(more, told, tmp_path, capsys
 def test_a_stream_needs_no_experiment_of_its_own():
     assert isinstance(experiment(), Experiment) and experiment().place(0).ordered
     assert not Lab(Replay).experiment().place(0).ordered
+
+
+def test_a_stream_left_to_the_seed_is_told_and_goes_on_as_it_began(tmp_path, capsys):
+    def learn(seed, *more):
+        place = tmp_path / str(seed)
+        words = ["--config", str(ROOT / "configs/strategies/slda.yaml"), "--model.weights", "random"]
+        words += ["--model.frozen", "true", "--scenario.seed", "null"]
+        with pytest.raises(SystemExit) as stop:
+            config.main(
+                train.main, ["--config", str(STREAM), *words, "--seed", str(seed), "--run_dir", str(place), *more]
+            )
+        assert stop.value.code == 0
+        return json.loads((place / "results.json").read_text())
+
+    first, second = learn(21), learn(22)
+    stated = learn(22, "--scenario.seed", "22", "--overwrite", "true")
+    assert [content["seeds"]["stream"] for content in (first, second, stated)] == [21, 22, 22]
+    assert first["fingerprint"] != second["fingerprint"] == stated["fingerprint"]
+    assert first["scenario"]["family"] == second["scenario"]["family"] is not None
+    assert stated["scenario"]["family"] is None
+    assert second["metrics"] == stated["metrics"]
+    capsys.readouterr()
+    assert learn(21, "--resume", "true") == first
+    assert "nothing to do" in capsys.readouterr().out

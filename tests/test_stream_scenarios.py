@@ -121,7 +121,7 @@ def test_the_laws_of_si_blurry(data):
     tasks = data.draw(st.integers(1, len(counts)))
     n, m = data.draw(st.integers(0, 100)), data.draw(st.integers(0, 100))
     mode, seed = data.draw(st.sampled_from(["stochastic", "fixed"])), data.draw(st.integers(0, 2**40))
-    every = data.draw(st.integers(1, 3))
+    every = data.draw(st.integers(1, min(3, *counts)))  # no longer than the shortest stream
     make = SiBlurry(tasks=tasks, disjoint_percent=n, blurry_percent=m, mode=mode, seed=seed, every=every, nfa_shift=0)
     n_disjoint = (len(counts) * n // 100) // tasks * tasks
     n_blurry = (len(counts) - n_disjoint) // tasks * tasks
@@ -221,6 +221,44 @@ def test_a_seed_gives_one_scenario_and_touches_no_global_generator(name):
     assert other.fingerprint != first.fingerprint
     assert other.data_fingerprint == first.data_fingerprint == data.sha256()
     assert ClassIncremental(step=4)(data).data_fingerprint == data.sha256()
+
+
+DRAWN = {
+    **{name: lambda make=make, **more: make(**{"seed": None, **more}) for name, make in BUILDERS.items()},
+    "class_incremental": lambda **more: ClassIncremental(**{"step": 4, "order": None, **more}),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_is_left_to_the_run_is_drawn_by_its_seed(name):
+    data, builder = toy(COUNTS), DRAWN[name]()
+    option = "order" if name == "class_incremental" else "seed"
+    made = [builder.build(data, seed) for seed in (3, 4)]
+    for seed, scenario in zip((3, 4), made, strict=True):
+        stated = DRAWN[name](**{option: seed}).build(data, 9)
+        assert (stated.fingerprint, stated.family) == (scenario.fingerprint, None)
+        assert scenario.name == f"{stated.name}, {option} by run"
+    assert made[0].fingerprint != made[1].fingerprint
+    assert made[0].family == made[1].family
+    assert getattr(builder, option) is None
+    others = [DRAWN[name](**more).build(data, 3).family for more in VARIANTS[name]]
+    assert len({made[0].family, DRAWN[name]().build(toy([9] * 11), 3).family, *others}) == 2 + len(others)
+    with pytest.raises(UserError, match=f"{option}=None; legal"):
+        builder(data)
+
+
+VARIANTS = {
+    "si_blurry": [{"blurry_percent": 30}, {"every": 8}],
+    "online": [{"step": 3}, {"order": 5}],
+    "generalised": [{"returning": 0.1}],
+    "class_incremental": [{"step": 3}, {"first": 5}],
+}
+
+
+def test_order_and_stream_may_both_be_left_to_the_run():
+    made = Online(step=4, order=None, seed=None, every=7, nfa_shift=0).build(toy(COUNTS), 3)
+    assert made.fingerprint == Online(step=4, order=3, seed=3, every=7, nfa_shift=0)(toy(COUNTS)).fingerprint
+    assert made.name.endswith(", order and seed by run")
 
 
 def test_the_fingerprint_covers_order_cuts_and_boundaries():

@@ -1,7 +1,8 @@
 """Runs side by side: a row for each method and memory, means over seeds, paired differences, curves over memory.
 
 Runs that differ in seeds alone are one row. Rows are compared within one scenario, which is one fingerprint: the same
-images, order of classes and tasks. Accuracies are fractions, sizes bytes; what is undefined is None.
+images, order of classes and tasks; or one family of them, in which each run's seed draws the tasks. Accuracies are
+fractions, sizes bytes; what is undefined is None.
 """
 
 from __future__ import annotations
@@ -96,13 +97,14 @@ class Row:
     @property
     def seen_accuracy(self) -> list[Spread]:
         """Accuracy on all classes seen after each task, or each phase of a stream: T spreads."""
-        rows = [run.content["metrics"][self.evaluator]["seen_accuracy"] for run in self.runs]
-        return [spread([row[end] for row in rows]) for end in self.first.ends]
+        rows = [[run.content["metrics"][self.evaluator]["seen_accuracy"][end] for end in run.ends] for run in self.runs]
+        return [spread(values) for values in zip(*rows, strict=True)]
 
     @property
-    def classes_seen(self) -> list[int]:
-        """After each task, or each phase of a stream."""
-        return [self.first.content["tasks"][end]["n_seen"] for end in self.first.ends]
+    def classes_seen(self) -> list[float]:
+        """After each task, or each phase of a stream; the mean over seeds."""
+        rows = [[run.content["tasks"][end]["n_seen"] for end in run.ends] for run in self.runs]
+        return [statistics.mean(values) for values in zip(*rows, strict=True)]
 
     @property
     def seconds(self) -> Spread:
@@ -118,8 +120,7 @@ class Row:
     def task_bytes(self) -> list[dict[str, float]]:
         """Bytes after each task, or phase, by category, with ``strict`` and ``paper``; the mean over seeds."""
         out = []
-        for end in self.first.ends:
-            measured = [run.task_bytes[end] for run in self.runs]
+        for measured in zip(*([run.task_bytes[end] for end in run.ends] for run in self.runs), strict=True):
             keys = [key for key in measured[0] if all(key in other for other in measured)]
             keys += sorted({key for other in measured for key in other} - set(keys))
             out.append({key: statistics.mean(other.get(key, 0) for other in measured) for key in keys})
@@ -203,7 +204,10 @@ class Curve:
 
 @dataclass
 class Section:
-    """The rows of one scenario and what follows from them."""
+    """The rows of one scenario and what follows from them.
+
+    ``fingerprint`` is the family's where each run's seed draws the tasks; ``task_sizes`` are then one run's.
+    """
 
     name: str
     fingerprint: str
@@ -269,9 +273,9 @@ def compare(places: Sequence[str | Path], evaluator: str | None = None) -> Compa
         left_out += [LeftOut(run.file, f"not scored by {evaluator}") for run in runs if run not in scored]
         runs = scored
     repeated: list[tuple[str, str, bool]] = []
-    by_scenario: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    by_scenario: dict[tuple[str, int], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        group = by_scenario[run.content["fingerprint"]][_identity(run, evaluator)]
+        group = by_scenario[run.scenario][_identity(run, evaluator)]
         twin = next((other for other in group if other.seeds == run.seeds), None)
         if twin is None:
             group.append(run)
@@ -307,7 +311,7 @@ def _section(rows: list[Row]) -> Section:
     rows.sort(key=lambda row: (row.setting.order, -(row.metric(METRICS[0]).mean or 0), row.label))
     conventions = {row.setting.convention for row in rows if row.setting.kind == "budget"}
     convention = conventions.pop() if len(conventions) == 1 else CONVENTIONS[0]
-    return Section(scenario["name"], rows[0].first.content["fingerprint"], rows[0].first.task_sizes, rows, convention)
+    return Section(scenario["name"], rows[0].first.scenario[0], rows[0].first.task_sizes, rows, convention)
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------

@@ -389,6 +389,19 @@ def seeds(section: Section) -> Iterator[Finding]:
             )
 
 
+@in_each_section
+def draws(section: Section) -> Iterator[Finding]:
+    """Where each run's seed draws the tasks, all methods of one memory saw the same draws."""
+    for setting in section.settings:
+        seen = _divided(section.at(setting), lambda row: ", ".join(sorted({_drawn(run) for run in row.runs})))
+        if seen:
+            yield problem(
+                "different-draws",
+                f"At {setting.text}, seeds or what they drew differ: {_listed(seen)}.",
+                "Run all methods with the same seeds and one version: their means are over the same tasks then.",
+            )
+
+
 def repeated(comparison: Comparison) -> Iterator[Finding]:
     """An experiment that was given twice with the same seeds is counted once; that its numbers differ is a problem."""
     for kept, dropped, agree in comparison.repeated:
@@ -456,7 +469,7 @@ def machines(section: Section) -> Iterator[Finding]:
 CHECKS: tuple[Check, ...] = (
     *(scenarios, budgets, budget_conventions, equal_exemplars, exemplar_free, ledgers, training, augmentation),
     *(image_size, precision, backbones, pretraining, pretraining_overlap, selection, single_seed, repeated),
-    *(memory_ranges, heads, seeds, versions, commits, machines, left_out),
+    *(draws, memory_ranges, heads, seeds, versions, commits, machines, left_out),
 )
 
 
@@ -467,6 +480,12 @@ def seed_text(run: Run) -> str:
     """``0``, or all three where they differ."""
     init, data, exemplars = run.seeds
     return str(init) if init == data == exemplars else f"{init}/{data}/{exemplars}"
+
+
+def _drawn(run: Run) -> str:
+    """``seed 0 on c35388b1`` where the seed drew the tasks; empty elsewhere."""
+    family = run.content["scenario"].get("family")
+    return f"{seed_text(run)} on {run.content['fingerprint'][:8]}" if family else ""
 
 
 def machine_text(run: Run) -> str:
@@ -552,11 +571,14 @@ def _pretrained(row: Row) -> list[str]:
 
 def _overlap(row: Row) -> tuple[str, ...]:
     """Those that are the stream's, without classes of its first task that an earlier run declares to have learned."""
-    stream = row.first.content["scenario"].get("class_names") or []
-    first = stream[: row.first.content["scenario"]["task_sizes"][0]]
-    own = {*(row.first.content.get("pretrained_stream") or [])} & {*first}
-    known = {name for text in _pretrained(row) if text not in own for name in _names(text)}
-    return tuple(str(text) for text in stream if _names(text) & known)
+    found: dict[str, None] = {}
+    for run in row.runs:
+        stream = run.content["scenario"].get("class_names") or []
+        first = stream[: run.content["scenario"]["task_sizes"][0]]
+        own = {*(run.content.get("pretrained_stream") or [])} & {*first}
+        known = {name for text in _pretrained(row) if text not in own for name in _names(text)}
+        found |= dict.fromkeys(str(text) for text in stream if _names(text) & known)
+    return tuple(found)
 
 
 def _names(text: Any) -> set[str]:

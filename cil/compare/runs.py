@@ -95,6 +95,13 @@ class Run:
         init, data, exemplars = (self.content["seeds"][key] for key in ("init", "data", "exemplars"))
         return init, data, exemplars
 
+    @property
+    def scenario(self) -> tuple[str, int]:
+        """Equal for runs that are compared: those of one fingerprint or, where each run's seed draws the tasks, of one
+        family, and of one number of tasks."""
+        family = self.content["scenario"].get("family")
+        return str(family or self.content["fingerprint"]), len(self.ends)
+
     @cached_property
     def setting(self) -> Setting:
         """How much memory it was allowed."""

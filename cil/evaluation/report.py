@@ -82,6 +82,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "fingerprint": scenario.fingerprint,
         "scenario": {
             "name": scenario.name,
+            "family": scenario.family,
             "task_sizes": [task.n_new for task in scenario.tasks],
             "class_order": list(scenario.class_order),
             "class_names": list(scenario.class_names),
