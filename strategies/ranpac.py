@@ -23,7 +23,7 @@ from cil import distributed
 from cil.errors import UserError
 from cil.frozen import RandomAnalytic
 from cil.nets.network import Network
-from cil.ops.ridge import cholesky
+from cil.ops.ridge import cholesky, solve
 from cil.scenario import Task
 from cil.trainer import Trainer
 
@@ -99,7 +99,7 @@ def best_penalties(x: Tensor, y: Tensor, x_held: Tensor, y_held: Tensor, penalti
     errors: dict[float, float] = {}
     for penalty in penalties:
         try:
-            predicted = seen @ torch.cholesky_solve(right, cholesky(system, penalty))  # (n, K)
+            predicted = seen @ solve(cholesky(system, penalty), right)  # (n, K)
         except UserError:
             continue
         errors[penalty] = float((predicted - y_held).square().mean())

@@ -184,7 +184,7 @@ class Ridge(Statistics):
         # Errors of other samples equal those of the first in size, not in sign; long sums err more (measured).
         some = max(1, min(count, SOME))
         times = (count / some) ** 0.5 * max(1.0, longest / some) ** 0.6
-        return matrix, factor, gamma, torch.cholesky_solve(cross, factor), first, times
+        return matrix, factor, gamma, solve(factor, cross), first, times
 
     # --- recursive --------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ def rounding(factor: Tensor, weight: Tensor, x: Tensor) -> float:
     some = weight @ signs.to(weight)  # (M, 8)
     exact = x.T.double() @ (x.double() @ some)  # (M, 8)
     product = torch.cat([(part.T @ x).double() @ some for part in x.split(512, 1)])
-    change = torch.cholesky_solve(product - exact, factor)
+    change = solve(factor, product - exact)
     return float(change.norm() / some.norm().clamp_min(1e-300))
 
 
@@ -269,6 +269,12 @@ def cholesky(matrix: Tensor, gamma: float) -> Tensor:
     return factor
 
 
+def solve(factor: Tensor, right: Tensor) -> Tensor:
+    """X of L L^T X = B for a lower factor L (M, M) and B (M, K); ``torch.cholesky_solve`` copies L first."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+
+
 def solvable(matrix: Tensor, gammas: Sequence[float]) -> tuple[Tensor, float]:
     """The factor of matrix + gamma I for the first gamma with which it can be used, and that gamma.
 
@@ -289,7 +295,7 @@ def condition_number(factor: Tensor, steps: int = 3) -> float:
         largest = factor @ (factor.T @ largest)
         high = largest.norm()
         largest = largest / high
-        smallest = torch.cholesky_solve(smallest, factor)
+        smallest = solve(factor, smallest)
         low = smallest.norm()
         smallest = smallest / low
     return float(high * low)
