@@ -139,12 +139,14 @@ class Ridge(Statistics):
 
     def _accumulate(self, samples: Samples, gammas: Sequence[float]) -> None:
         before = self._lower()
-        target = symmetric_product(before, self.weight) + self.gamma * self.weight  # Q of the samples before, (M, K)
+        target, old = torch.zeros_like(self.weight), self.weight.any(0)  # columns of new classes are 0
+        known = self.weight[:, old]
+        target[:, old] = symmetric_product(before, known) + self.gamma * known  # Q of the samples before, (M, K)
         for precise in PRECISIONS[self.products]:
             last = precise is PRECISIONS[self.products][-1]
             try:  # rounding alone may make equations unsolvable, so the next precision comes before the next gamma
                 matrix, factor, gamma, weight, first, times = self._solved(
-                    before, target, samples, precise, gammas if last else gammas[:1]
+                    before if last else before.clone(), target, samples, precise, gammas if last else gammas[:1]
                 )
             except UserError:
                 if last:
@@ -165,15 +167,21 @@ class Ridge(Statistics):
         self.weight, self.gamma, self.rounded = weight, torch.full_like(self.gamma, gamma), rounded
 
     def _solved(
-        self, before: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gammas: Sequence[float]
+        self, matrix: Tensor, target: Tensor, samples: Samples, precise: torch.dtype, gammas: Sequence[float]
     ) -> tuple[Tensor, Tensor, float, Tensor, Tensor | None, float]:
-        """With this piece: A (lower triangle), its factor, gamma, W; some of X, and how much more the whole errs."""
+        """With this piece: A (lower triangle), its factor, gamma, W; some of X, and how much more the whole errs.
+
+        ``matrix``, A before, is changed in place.
+        """
         alone = distributed.rank() == 0  # what was known before is added once
-        matrix, cross = (before.clone(), target.clone()) if alone else (before * 0, target * 0)
+        cross = target * alone
+        if not alone:
+            matrix.zero_()
         first, count, longest = None, 0, 0
         for x, y in samples(precise):
             add_gram_(matrix, x)
-            cross.addmm_(x.T.double(), y.double())
+            own = y.any(0)  # a piece brings few of the classes
+            cross[:, own] += x.double().T @ y[:, own].double()
             first = x[:SOME] if first is None else first
             count, longest = count + len(x), max(longest, len(x))
         distributed.sum_(matrix)
