@@ -175,6 +175,8 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
     seeds = Seeds(**{name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {}))
     scenario = built.scenario.build(dataset, seeds.data)
     channels = scenario.image_shape[0]
+    if built.model.weights:
+        built.model.weights = built.model.weights.replace("{seed}", str(seeds.init))
     built.memory.check()
     return Experiment(
         scenario=scenario,

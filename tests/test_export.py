@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from cil import config
 from cil.checkpoint import Checkpoints, Moment, under
+from cil.compare.comparison import compare
 from cil.nets.network import Model
 from scenarios.datasets import load
 from tools import export, train
@@ -186,3 +187,24 @@ def test_features_of_several_backbones_are_refused(tmp_path, capsys):
     status, _, told = call(export, [folder, "--out", tmp_path / "w.safetensors"], capsys)
     assert status == 2
     assert "DER's features are not those of one backbone" in told
+
+
+def test_each_seed_may_start_from_weights_of_its_own(finished, tmp_path, capsys):
+    weights = [tmp_path / f"w-{seed}.safetensors" for seed in (3, 4)]
+    call(export, [finished, "--out", weights[0]], capsys)
+    call(export, [finished, "--out", weights[1], "--half"], capsys)
+    more = ("--config", "configs/strategies/ncm.yaml", "--model.frozen", "true", "--seeds.data", "0")
+    pattern = str(tmp_path / "w-{seed}.safetensors")
+    states = []
+    for seed in (3, 4):
+        for name in (pattern, str(weights[seed - 3])):
+            folder = tmp_path / f"run{len(states)}"
+            trained(folder, *more, "--seed", str(seed), "--model.weights", name)
+            states.append(under("strategy", Checkpoints(folder / "checkpoint").load(Moment(4))[0]))
+    for by_pattern, by_name in (states[:2], states[2:]):
+        assert all(torch.equal(by_pattern[key], by_name[key]) for key in by_name)
+    assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
+    section = compare([tmp_path / "run0", tmp_path / "run2"]).sections[0]
+    assert [len(row.runs) for row in section.rows] == [2]
+    status, _, err = call(train, [*RUN, *more, "--seed", "5", "--model.weights", pattern], capsys)
+    assert status == 2 and "w-5.safetensors" in err

@@ -1,5 +1,7 @@
 """Ridge regression in pieces against scikit-learn on all data, and the symmetric matrices that it carries."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -145,7 +147,16 @@ def test_auto_recomputes_a_piece_in_float64_where_rounding_would_show():
     y = F.one_hot(labels, 10)
     ridge = Ridge(300, 1e-3)
     ridge.grow(10)
-    learn(ridge, x, y, [100, 100], chunk=50)
+    asked = []
+
+    def piece(precision, rows):
+        asked.append(precision)
+        yield x[rows].to(precision), y[rows]
+
+    ridge.learn(partial(piece, rows=slice(0, 100)), 100)
+    assert asked == [torch.float32, torch.float64]
+    ridge.learn(partial(piece, rows=slice(100, 200)), 100)
+    assert asked[2:] == [torch.float64], "float32 is given up for good"
     assert relative(ridge.weight, joint(x, y, 1e-3)) < 1e-8
 
 
@@ -159,6 +170,7 @@ def test_auto_solves_in_float64_what_rounding_makes_unsolvable(gamma):
     ridge.grow(10)
     learn(ridge, x, y, [100, 100], chunk=50)
     assert relative(ridge.weight, joint(x, y, gamma)) < 1e-5
+    assert 1 <= float(ridge.rounded) < float("inf")
     with pytest.raises(UserError, match=f"gamma: {gamma:g} is too small"):
         learn(Ridge(300, gamma, products="float32"), x, y[:, :0], [200], chunk=50)
 

@@ -118,7 +118,8 @@ class Model:
         head: ``linear``, or ``cosine`` (a learned scale times the cosine).
         head_args: further arguments of the head, such as ``{scale: 16}`` for the cosine head.
         weights: null (fresh), ``random`` (fresh, to be frozen), the path of a ``.safetensors``, ``.pth``, ``.pt`` or
-            ``.bin`` file, ``package:NAME`` (an installed package that ships such a file), or ``hub`` (timm's own).
+            ``.bin`` file, in which ``{seed}`` stands for the run's init seed, ``package:NAME`` (an installed package
+            that ships such a file), or ``hub`` (timm's own).
         frozen: whether the backbone never learns; without it, weights are where training starts.
         preprocessing: what the backbone does to images in [0, 1] before anything else: ``{size, mean, std,
             interpolation, antialias}``; null takes what belongs to the weights, else ``augmentation`` normalises.

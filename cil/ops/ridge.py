@@ -40,8 +40,8 @@ class Ridge(Statistics):
     """The weights of a ridge regression and what is needed to go on learning them.
 
     Carried: ``weight`` (M, K); ``matrix``, which is A, or R after the form became recursive (``inverse`` says which);
-    ``gamma``; and ``rounded``, the square of the relative change of W by rounding so far. Q is not carried: it is
-    (A + gamma I) W. All are float64.
+    ``gamma``; and ``rounded``, the square of the relative change of W by rounding so far, with the piece at which it
+    became too much. Q is not carried: it is (A + gamma I) W. All are float64.
 
     Args:
         width: M.
@@ -142,8 +142,10 @@ class Ridge(Statistics):
         target, old = torch.zeros_like(self.weight), self.weight.any(0)  # columns of new classes are 0
         known = self.weight[:, old]
         target[:, old] = symmetric_product(before, known) + self.gamma * known  # Q of the samples before, (M, K)
-        for precise in PRECISIONS[self.products]:
-            last = precise is PRECISIONS[self.products][-1]
+        rounded, tolerance = self.rounded, TOLERANCE.get(self.products, 1.0)
+        precisions = PRECISIONS[self.products] if rounded.sqrt() <= tolerance else PRECISIONS[self.products][-1:]
+        for precise in precisions:
+            last = precise is precisions[-1]
             try:  # rounding alone may make equations unsolvable, so the next precision comes before the next gamma
                 matrix, factor, gamma, weight, first, times = self._solved(
                     before if last else before.clone(), target, samples, precise, gammas if last else gammas[:1]
@@ -151,12 +153,13 @@ class Ridge(Statistics):
             except UserError:
                 if last:
                     raise
+                rounded = rounded + 1
                 continue
-            squared = torch.zeros_like(self.rounded)
+            squared = torch.zeros_like(rounded)
             if first is not None and precise is torch.float32:
                 squared += (rounding(factor, weight, first) * times) ** 2
-            rounded = self.rounded + distributed.sum_(squared)
-            if rounded.sqrt() <= TOLERANCE.get(self.products, 1.0):
+            rounded = rounded + distributed.sum_(squared)
+            if precise is torch.float64 or rounded.sqrt() <= tolerance:
                 break
         else:
             raise UserError(
