@@ -158,15 +158,13 @@ def inference_bytes(strategy: Strategy, x: Tensor, *, n_means: int = 0) -> int:
         n_means: class means to compare features with, in place of the scores; 0: the scores are used.
     """
     with _Reads() as reads, torch.no_grad(), cache.use(None):
-        features = strategy.features(x)
-        if not n_means:
-            strategy(x)
+        found = strategy.features(x) if n_means else strategy(x)
     used = {
         id(tensor): tensor
         for tensor in strategy.state_dict(keep_vars=True).values()
         if tensor.untyped_storage().data_ptr() in reads.storages
     }
-    return sum(map(size, used.values())) + n_means * features.shape[1] * features.element_size()
+    return sum(map(size, used.values())) + n_means * found.shape[1] * found.element_size()
 
 
 def _is_head(module: nn.Module, strategy: Strategy) -> bool:
