@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.data import ImageSet
+from cil.errors import UserError
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.distillation import distillation
@@ -78,6 +79,11 @@ class FOSTER(Strategy):
         compress_epochs: float = 130 / 170,
     ) -> None:
         super().__init__(model)
+        if model.frozen:
+            raise UserError(
+                "model.frozen: FOSTER learns copies of its backbone, and a frozen one never learns; give model.frozen: "
+                "false"
+            )
         self.scored, self.temperature, self.keep = scored, temperature, keep
         self.beta_boost, self.beta_compress, self.compress_epochs = beta_boost, beta_compress, compress_epochs
         self.pair: Pair | None = None

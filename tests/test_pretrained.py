@@ -28,6 +28,7 @@ from cil.scenario import disjoint
 from cil.trainer import Trainer
 from strategies.der import DER
 from strategies.finetune import Finetune
+from strategies.foster import FOSTER
 from strategies.joint import Joint
 from strategies.memo import MEMO
 from strategies.replay import Replay
@@ -503,7 +504,14 @@ def test_learning_freezes_again_what_the_engine_unfroze():
     assert seen and not any(seen[0])
 
 
-@pytest.mark.parametrize(("kind", "told"), [(DER, "learns copies of its backbone"), (MEMO, "a frozen one is not")])
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (DER, "learns copies of its backbone"),
+        (FOSTER, "learns copies of its backbone"),
+        (MEMO, "a frozen one is not"),
+    ],
+)
 def test_methods_that_learn_further_backbones_are_refused(kind, told):
     with pytest.raises(UserError, match=told):
         experiment(kind).check()
