@@ -55,6 +55,8 @@ class RanPAC(RandomAnalytic):
         products: Literal["auto", "float32", "float64"] = "auto",
     ) -> None:
         options: dict[str, Any] = {"storage": storage, "solver": "accumulated", "products": products}
+        if not 0 <= held_out < 1:
+            raise UserError(f"strategy.held_out: {held_out}; legal: a share from 0 up to 1, without 1")
         super().__init__(model, init=init, width=width, gamma=gamma, **options)
         self.penalties, self.held_out = penalties, held_out
 

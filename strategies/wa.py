@@ -26,7 +26,7 @@ class WA(Strategy):
     Args:
         model: backbone and head without classes.
         temperature: T of the distillation.
-        clip_weights: keep the head's weights non-negative after every step (sec. 3.3 of the paper).
+        clip_weights: keep the head's weights non-negative after every step, as in the paper.
         head_bias: whether the head has a bias.
         scale_bias: scale the new biases by gamma, too.
         only_shrink: align only when the new rows are longer than the old ones.
@@ -62,7 +62,7 @@ class WA(Strategy):
         if self.teacher is None:
             return learn
         target = self.teacher(x)[:, : self.n_old]  # (B, K_old)
-        keep = self.n_old / logits.shape[1]  # lambda, sec. 3.2
+        keep = self.n_old / logits.shape[1]  # lambda
         return (1 - keep) * learn + keep * distillation(logits[:, : self.n_old], target, self.temperature)
 
     def end(self, task: Task) -> None:

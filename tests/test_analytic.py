@@ -373,6 +373,15 @@ def test_a_single_centre_has_a_kernel_too():
     assert all(np.isfinite(lesson.scores).all() for lesson in lessons)
 
 
+def test_the_kernel_does_not_cancel_far_from_the_origin():
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 5, generator=draws, dtype=torch.float64) + 300
+    expansion = GaussianKernel(5, 6)
+    expansion.settle(x[:6].float(), 1.3)
+    expected = kernel(x.float().numpy(), expansion.centres.numpy(), 1.3)
+    np.testing.assert_allclose(expansion(x.float()).numpy(), expected, atol=1e-3)
+
+
 # --- RanPAC -----------------------------------------------------------------------------------------------------------
 
 
@@ -507,3 +516,9 @@ def test_random_features_are_the_product_in_the_precision_asked_for():
     x = torch.randn(5, 4)
     assert layer(x).dtype == torch.float32
     np.testing.assert_allclose(layer(x.double()), x.double().numpy() @ layer.weight.double().numpy(), rtol=1e-14)
+
+
+@pytest.mark.parametrize("held_out", [-0.1, 1.0, float("nan")])
+def test_a_share_that_leaves_nothing_to_fit_is_refused(held_out):
+    with pytest.raises(UserError, match=r"strategy.held_out: .*legal: a share from 0"):
+        Lab(RanPAC, {"held_out": held_out}).build()

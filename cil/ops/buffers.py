@@ -73,5 +73,7 @@ class GaussianKernel(Statistics):
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, M), in the precision of x."""
         centres = self.centres.to(x.dtype)
+        middle = centres.mean(0)  # far from the origin, squares would cancel
+        x, centres = x - middle, centres - middle
         squares = (x * x).sum(1, keepdim=True) - 2 * x @ centres.T + (centres * centres).sum(1)
         return torch.exp(-squares.clamp_min(0) / (2 * self.sigma.to(x.dtype) ** 2))
