@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from cil.checkpoint import write_atomic
+from cil.units import mib
 
 try:
     import fcntl
@@ -507,8 +508,8 @@ class _Filling:
         needed = total * (4 * backbone.num_features + 16)
         if needed > self.store.limit:
             self.progress.warn(
-                f"features are not cached: of {total} images they take {needed / 2**20:.1f} MiB, and cache_limit is "
-                f"{self.store.limit / 2**20:.1f} MiB"
+                f"features are not cached: of {total} images they take {mib(needed, 1)} MiB, and cache_limit is "
+                f"{mib(self.store.limit, 1)} MiB"
             )
             return
         about = {

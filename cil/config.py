@@ -24,13 +24,14 @@ from cil.cache import Store, default_root
 from cil.data import Dataset
 from cil.errors import UserError, nearest, unknown
 from cil.experiment import Experiment
-from cil.memory.budget import Reference, parse_bytes
+from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network, find_backbone
 from cil.scenario import ScenarioBuilder
 from cil.seeds import Seeds
 from cil.strategy import Strategy
 from cil.trainer import Trainer
+from cil.units import parse_bytes
 
 
 class Loader(yaml.SafeLoader):

@@ -13,7 +13,7 @@ import torch
 from cil.augmentation import Augmentation
 from cil.errors import UserError, unknown
 from cil.evaluation.accuracy import EVALUATORS
-from cil.memory.budget import Budget, Reference, growth, resolve, rooms, show, smallest
+from cil.memory.budget import Budget, Reference, growth, resolve, rooms, smallest
 from cil.memory.exemplars import Memory, fair_quota
 from cil.memory.ledger import Bytes, counted, with_exemplars
 from cil.nets.pretrained import Preprocessing, Pretrained
@@ -21,6 +21,7 @@ from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, seeded
 from cil.strategy import Strategy
 from cil.trainer import Place, Trainer, Watcher
+from cil.units import show
 
 
 @dataclass

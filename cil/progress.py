@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from cil.memory.ledger import Bytes, mib
+from cil.memory.ledger import Bytes
+from cil.units import mib
 
 if TYPE_CHECKING:
     from cil.evaluation.accuracy import Predictions

@@ -22,15 +22,15 @@ from cil.evaluation import report
 from cil.experiment import Experiment, plan
 from cil.folder import RunFolder
 from cil.memory import tables
-from cil.memory.budget import show
 from cil.memory.exemplars import Exemplars
-from cil.memory.ledger import STATE, STORED, mib
+from cil.memory.ledger import STATE, STORED
 from cil.progress import Progress
 from cil.resume import Record
 from cil.run import run
 from cil.scenario import Scenario
 from cil.strategy import Strategy
 from cil.trainer import DivergedError
+from cil.units import mib, show
 
 
 def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> int:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from cil.compare.comparison import METRICS, Comparison, Row, Section, compare, spread
 from cil.compare.runs import Run
 from cil.compare.tables import count, percent
-from cil.memory.ledger import mib
+from cil.units import mib
 
 
 def table(header: list[str], rows: Iterable[list[str]], words: int = 1) -> str:

@@ -21,12 +21,13 @@ from cil.evaluation import report
 from cil.experiment import Experiment, plan
 from cil.lab import COUNTS, Lab, toy_scenario
 from cil.memory import tables
-from cil.memory.budget import Reference, growth, parse_bytes
+from cil.memory.budget import Reference, growth
 from cil.memory.exemplars import Memory
-from cil.memory.ledger import counted, mib
+from cil.memory.ledger import counted
 from cil.run import run
 from cil.seeds import Seeds
 from cil.trainer import Trainer
+from cil.units import mib, parse_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 FIND = functools.partial(config.find_class, "strategy")

@@ -14,7 +14,7 @@ from rich.table import Table
 from cil import config
 from cil.cache import Damaged, Store
 from cil.errors import UserError
-from cil.memory.ledger import mib
+from cil.units import mib
 
 SHOWN = 12  # digits of a key
 

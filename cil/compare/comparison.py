@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from cil.compare import memory_curve
 from cil.compare.runs import UNSAID, LeftOut, Run, Setting, read
 from cil.errors import unknown
-from cil.memory.ledger import MIB
+from cil.units import MIB
 
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting")
 CONVENTIONS = ("strict", "paper")

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 from cil.compare.comparison import METRICS, Comparison, Row, Section, Spread
 from cil.compare.runs import CATEGORIES, Setting
-from cil.memory.ledger import MIB
+from cil.units import MIB
 
 # Seven colours that stay at least 0.1 apart in OKLab, and 0.09 on black, when simulated for protanopia, deuteranopia
 # and tritanopia (Machado et al., TVCG 2009). Beyond seven, marker and line tell methods apart.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cil.errors import UserError
-from cil.memory.ledger import STATE, STORED, mib
+from cil.memory.ledger import STATE, STORED
+from cil.units import mib
 
 SCHEMA = 1
 # Says where, when and on what a run was computed, or what else it reports, not what it computes. The scenario is in the

@@ -15,7 +15,7 @@ from rich.text import Text
 from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Row, Section, Spread, short, shown
 from cil.compare.fairness import Finding, machine_text, seed_text
 from cil.compare.runs import CATEGORIES, Run
-from cil.memory.ledger import MIB, mib
+from cil.units import MIB, mib
 
 # What tells a comparison from any other JSON file.
 MARK = "class-incremental comparison"

@@ -19,11 +19,12 @@ from rich.text import Text
 
 from cil.evaluation import metrics, stream_report, streaming
 from cil.experiment import Experiment
-from cil.memory.ledger import STATE, STORED, mib
+from cil.memory.ledger import STATE, STORED
 from cil.nets.pretrained import TIMM, Pretrained
 from cil.resume import Record
 from cil.scenario import Scenario
 from cil.strategy import Strategy
+from cil.units import mib
 
 SCHEMA = 1
 # Where a run is written, how it is told to go on and what it need not compute again do not change its results.

@@ -6,20 +6,16 @@ declares a formula.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 
-from cil.errors import UserError
 from cil.memory.exemplars import LABEL_BYTES, Memory
-from cil.memory.ledger import MIB, Bytes, counted, measure
+from cil.memory.ledger import Bytes, counted, measure
 from cil.scenario import Scenario
 from cil.strategy import Strategy
-
-UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+from cil.units import mib, parse_bytes, show
 
 
 @dataclass(frozen=True)
@@ -54,25 +50,6 @@ class Budget:
     text: str
 
 
-def parse_bytes(value: int | str, option: str = "memory.budget") -> int:
-    """Bytes from a number or a text such as ``23.5MiB``, rounded down.
-
-    Raises:
-        UserError: it is neither, has a unit other than B, KiB, MiB and GiB, or is not positive.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
-    if not match or isinstance(value, bool):
-        raise UserError(f"{option}: {value!r} is no number of bytes; write 7600000, 512KiB or 23.5MiB")
-    number, unit = match.groups()
-    if unit not in UNITS:
-        hint = " Tables of the literature write MB and mean MiB." if unit == "MB" else ""
-        raise UserError(f"{option}: {value!r} has the unit '{unit}'; legal: B, KiB, MiB, GiB.{hint}")
-    amount = int(Fraction(number) * UNITS[unit])
-    if amount <= 0:
-        raise UserError(f"{option}: {value!r} must be more than 0")
-    return amount
-
-
 def growth(build: Callable[[], Strategy], scenario: Scenario) -> list[Bytes]:
     """What the strategy's state will take after each task, without exemplars; nothing is allocated."""
     sizes = []
@@ -102,7 +79,7 @@ def resolve(memory: Memory, scenario: Scenario, reference: Reference | None) -> 
         return Budget(parse_bytes(memory.budget), memory.align, memory.convention, str(memory.budget))
     item = scenario.test.image_bytes + (LABEL_BYTES if memory.convention == "strict" else 0)
     total = counted(growth(reference.build, scenario)[-1], memory.convention) + reference.exemplars * item
-    return Budget(total, memory.align, memory.convention, f"{total / MIB:.2f}MiB as {reference.text}")
+    return Budget(total, memory.align, memory.convention, f"{mib(total)}MiB as {reference.text}")
 
 
 def rooms(budget: Budget, sizes: Sequence[Bytes]) -> list[int]:
@@ -141,8 +118,3 @@ def assert_kept(budget: Budget, planned: Bytes, room: int, measured: Bytes) -> N
     allowed, found = counted(planned, budget.convention) + room, counted(measured, budget.convention)
     if found > allowed:
         raise RuntimeError(f"{show(found)} are carried where the budget of {budget.text} allows {show(allowed)}")
-
-
-def show(n: int) -> str:
-    """Bytes as text, in MiB and exactly: ``7.63 MiB (8001234 bytes)``."""
-    return f"{n / MIB:.2f} MiB ({n} bytes)"

@@ -14,7 +14,6 @@ from cil.nets.heads import CosineHead, LinearHead
 from cil.ops.statistics import Statistics
 from cil.strategy import Strategy
 
-MIB = 2**20
 # What is carried, by what it is for: categories of the state, and of what is stored of the data. They sum to strict.
 STATE = ("backbone", "head", "normalisation", "statistics")
 STORED = ("exemplars", "labels", "lengths")
@@ -48,11 +47,6 @@ class Bytes(TypedDict):
 def counted(measured: Bytes, convention: str) -> int:
     """The total in the convention ``strict`` or ``paper``."""
     return measured["strict"] if convention == "strict" else measured["paper"]
-
-
-def mib(n_bytes: float | None, digits: int = 2) -> str:
-    """Bytes as a number of MiB, ``7.63``; a dash where there is none."""
-    return "-" if n_bytes is None else f"{n_bytes / MIB:.{digits}f}"
 
 
 def size(tensor: Tensor) -> int:

@@ -15,10 +15,10 @@ from jsonargparse import Namespace
 from cil import config as cfg
 from cil.errors import UserError
 from cil.folder import OWN, RunFolder
-from cil.memory.budget import parse_bytes
 from cil.session import kept
 from cil.strategy import Strategy
 from cil.sweep.file import Budget, Method, Options, Protocol, Sweep, named
+from cil.units import parse_bytes
 
 SIZES = ("exemplars", "per_class", "budget")  # of the memory; a run has one of them
 
