@@ -88,8 +88,9 @@ def _train(
     *,
     resume: bool,
 ) -> int:
-    options = config["scenario"]["init_args"]
-    draws = {name: experiment.seeds.data if value is None else value for name, value in options.items()}
+    draws = dict(config["scenario"]["init_args"])
+    if experiment.scenario.family is not None:  # the run's seed stands in for what is null
+        draws = {name: experiment.seeds.data if value is None else value for name, value in draws.items()}
     fixed = {
         "schema": report.SCHEMA,
         "command": command,

@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--across", metavar="METRIC", help="strategies x scenarios with this number of the results")
     arguments = parser.parse_args()
     comparison = compare(arguments.folder)
+    for item in comparison.left_out:
+        print(f"left out: {item.file}: {item.reason}", file=sys.stderr)
     if arguments.across:
         across(comparison, arguments.across)
     else:

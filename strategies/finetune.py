@@ -1,9 +1,9 @@
 """Fine-tuning: the lower bound of class-incremental comparisons, with no means against forgetting.
 
-As in Zhou et al., Class-Incremental Learning: A Survey, TPAMI 2024: later tasks learn their own columns
-alone. Cross-entropy over all columns is another, more biased baseline; ``columns: all`` gives it. Where old classes
-return, a task's own columns are those of all its classes. A stream without boundaries has no columns of its own: there
-all classes seen are compared.
+As in Zhou et al., Class-Incremental Learning: A Survey, TPAMI 2024: later tasks learn their own columns alone.
+Cross-entropy over all columns is another, more biased baseline; ``columns: all`` gives it. Where old classes return, a
+task's own columns are those of all its classes. A stream without boundaries has no columns of its own: there all
+classes seen are compared.
 """
 
 from __future__ import annotations

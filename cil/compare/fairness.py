@@ -483,7 +483,7 @@ def seed_text(run: Run) -> str:
 
 
 def _drawn(run: Run) -> str:
-    """``seed 0 on c35388b1`` where the seed drew the tasks; empty elsewhere."""
+    """``0 on c35388b1``, seed and fingerprint, where the seed drew the tasks; empty elsewhere."""
     family = run.content["scenario"].get("family")
     return f"{seed_text(run)} on {run.content['fingerprint'][:8]}" if family else ""
 
