@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from cil import config as cfg
-from cil.checkpoint import DamagedError, Moment, under, write_atomic
+from cil.checkpoint import write_atomic
 from cil.data import Dataset
 from cil.errors import UserError
 from cil.experiment import Experiment
-from cil.folder import RunFolder
+from cil.finished import reopen
 from cil.nets.pretrained import Preprocessing, Pretrained
 from cil.strategy import Strategy
 
@@ -46,35 +45,11 @@ def export(
         raise UserError(f"--out: {out} is already there; give another name or remove it")
     if not out.parent.is_dir():
         raise UserError(f"--out: there is no folder {out.parent}")
-    folder = RunFolder(run_dir)
-    content = folder.results()
-    if content is None:
-        raise UserError(f"{run_dir} holds no run: results.json is missing")
-    if task is None and content["status"] != "complete":
-        raise UserError(f"{run_dir}: the run is not finished ({content['status']}); say after which task with --task N")
-    moments = [moment for moment in folder.checkpoints.moments() if not moment.inside]
-    wanted = Moment(len(content["tasks"]) - 1 if task is None else task - 1)
-    if wanted not in moments:
-        kept = ", ".join(str(moment.task + 1) for moment in moments)
-        raise UserError(
-            f"--task: no state after task {wanted.task + 1} is kept in {run_dir}; there are: {kept or 'none'}"
-        )
-    parser, config = cfg.parse(["--config", str(run_dir / "config.yaml")])
-    experiment = cfg.instantiate(parser, config, load)
-    if experiment.scenario.fingerprint != content["fingerprint"]:
-        now = experiment.scenario.fingerprint[:8]
-        raise UserError(f"{run_dir}: the data are other ones now: {now}, and were {content['fingerprint'][:8]}")
-    try:
-        tensors, _ = folder.checkpoints.load(wanted)
-    except DamagedError as error:
-        raise UserError(str(error)) from error
-    strategy = experiment.fresh()
-    for learned in experiment.scenario.tasks[: wanted.task + 1]:
-        experiment.grow(strategy, learned)
-    strategy.load_state_dict(under("strategy", tensors))
-    _assert_one_backbone(strategy.eval(), experiment)
-    described = metadata(strategy, experiment, config.model, wanted.task)
-    described |= {key: json.dumps(content[key]) for key in ("command", "versions")}
+    run = reopen(run_dir, load, task=task)
+    strategy, experiment = run.strategy, run.experiment
+    _assert_one_backbone(strategy, experiment)
+    described = metadata(strategy, experiment, run.config.model, run.task)
+    described |= {key: json.dumps(run.content[key]) for key in ("command", "versions")}
     backbone = strategy.model.backbone
     state = (backbone.body if isinstance(backbone, Pretrained) else backbone).state_dict()
     write_atomic(out, save_tensors({name: _stored(value, half) for name, value in state.items()}, described))

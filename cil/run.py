@@ -65,9 +65,10 @@ def run(
             keeper = Keeper(task, inside, checkpoint_every, start.inside, progress, began - start.spent)
             place = experiment.place(task.index, keeper)
             trainer = experiment.trainer.at(place)
-            decoded = 0 if exemplars.memory.codec == "raw" else len(exemplars) * scenario.test.image_bytes
+            stored = len(exemplars) if experiment.memory.codec != "raw" else 0
+            decoded = (stored + len(task.train) * experiment.memory.code_new) * scenario.test.image_bytes
             ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
-            learn(strategy, task, exemplars, trainer, experiment)
+            learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
             select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
             seen = scenario.test.of_classes(range(task.n_seen))
             predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place)

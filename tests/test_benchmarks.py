@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import exemplar_codecs
+from benchmarks import exemplar_codecs, formats
+from cil import config
 from cil.errors import UserError
+from cil.finished import reopen
+from scenarios.datasets import load
+from tools import train
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -70,6 +75,32 @@ def test_the_seed_chooses_the_images(toy):
 def test_more_images_than_there_are_are_refused(toy, n):
     with pytest.raises(UserError, match=rf"--images: {n}; legal: 1 to 12"):
         exemplar_codecs.main(["--data", toy[1], "--images", str(n)])
+
+
+def test_the_shares_of_formats_are_those_of_the_network(tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    words = ["--config", "configs/protocols/digits.yaml", "--strategy", "replay", "--trainer.epochs", "1"]
+    words += ["--memory.codec", "jpeg", "--memory.quality", "20", "--run_dir", str(run_dir)]
+    with pytest.raises(SystemExit):
+        config.main(train.main, words)
+    capsys.readouterr()
+    run = reopen(run_dir, load)
+    n_old, test = run.experiment.scenario.tasks[-1].n_old, run.experiment.scenario.test
+    monkeypatch.setattr("sys.argv", ["formats.py", str(run_dir)])
+    formats.main()
+    rows = [line.strip("| ").split(" | ")[1:] for line in capsys.readouterr().out.splitlines()[2:]]
+    grey = [Image.open(saved(image[:, :, 0], format="jpeg", quality=20)) for image in test.raw()]
+    pictures = {"as they are": test.raw(), "jpeg": np.stack([np.asarray(image)[:, :, None] for image in grey])}
+    for (name, *shown), (wanted, images) in zip(rows, pictures.items(), strict=True):
+        x = run.experiment.place(0).augmentation.test(torch.from_numpy(images).permute(0, 3, 1, 2))
+        with torch.no_grad():
+            found = run.strategy(x).argmax(1)
+        right, old = (found == test.labels).double(), test.labels < n_old
+        shares = right.mean(), right[old].mean(), (found[old] >= n_old).double().mean(), right[~old].mean()
+        assert [name, *shown] == [wanted, *(f"{100 * float(share):.1f}" for share in shares)]
+    assert rows[0][1:] != rows[1][1:]
+    last = run.content["metrics"]["linear"]["last_accuracy"]
+    assert rows[0][1] == f"{100 * last:.1f}"
 
 
 def test_each_benchmark_stands_in_the_readme_with_its_command():

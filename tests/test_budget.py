@@ -337,6 +337,37 @@ def test_teachers_and_optimisers_are_counted_apart():
     assert records[-1]["training_bytes"]["decoded"] == records[-2]["exemplars"] * IMAGE
 
 
+def test_new_images_may_be_learned_as_they_would_be_stored():
+    experiment = small_experiment("replay", Memory(exemplars=12, codec="jpeg", quality=30, code_new=True))
+    learned = []
+
+    def build():
+        strategy = build_before()
+        fit = strategy.fit
+
+        def noted(task, replay, trainer):
+            learned.append(task)
+            fit(task, replay, trainer)
+
+        strategy.fit = noted
+        return strategy
+
+    build_before, experiment.build = experiment.build, build
+    records, _, exemplars = run(experiment)
+    codec = experiment.memory.make_codec(experiment.scenario.image_shape)
+    for task, seen in zip(experiment.scenario.tasks, learned, strict=True):
+        coded = codec.decode(codec.encode(task.train.raw()))
+        assert np.array_equal(seen.train.raw(), coded) and not np.array_equal(coded, task.train.raw())
+        assert torch.equal(seen.train.labels, task.train.labels)
+    # What is kept is coded once, from the images as they are.
+    originals = {codec.encode(image[None])[0] for task in experiment.scenario.tasks for image in task.train.raw()}
+    assert set(exemplars.items) <= originals
+    held = records[-2]["exemplars"] + records[-1]["train_images"]
+    assert records[-1]["training_bytes"]["decoded"] == held * IMAGE
+    with pytest.raises(UserError, match=r"memory\.code_new: webp stores every pixel"):
+        Memory(exemplars=12, codec="webp", code_new=True).check()
+
+
 def test_inference_needs_what_the_scored_network_reads():
     records, strategy, _ = run(small_experiment("foster", Memory(exemplars=12), boosted=True))
     pair = strategy.pair

@@ -22,7 +22,7 @@ NO_OPTIONS = (
     *("seed", "seeds", "evaluators", "scenario"),
 )
 # What a file that does not say it means.
-UNSAID = {"selected_by": "last epoch", "memory.codec": "raw"}
+UNSAID = {"selected_by": "last epoch", "memory.codec": "raw", "memory.code_new": False}
 QUOTA = ("memory.exemplars", "memory.per_class", "memory.budget", "memory.align", "memory.convention")
 # Bytes carried, from the network to the exemplars. Older files do not divide parameters and buffers.
 UNDIVIDED = ("parameters", "buffers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -114,6 +115,8 @@ class Memory:
             balanced by class; needs ``exemplars``).
         codec: how an exemplar is stored: ``raw``, ``png`` or ``webp`` (lossless), ``jpeg``.
         quality: of ``jpeg``, 1 to 95.
+        code_new: whether new images are learned as the codec would store them, too. Without it a network that learns
+            JPEG exemplars beside untouched new images can tell old from new by the format alone.
     """
 
     def __init__(
@@ -127,10 +130,11 @@ class Memory:
         selection: Literal["herding", "random", "closest_to_mean", "reservoir"] = "herding",
         codec: Literal["raw", "png", "webp", "jpeg"] = "raw",
         quality: int = 75,
+        code_new: bool = False,
     ) -> None:
         self.exemplars, self.per_class, self.budget = exemplars, per_class, budget
         self.align, self.convention = align, convention
-        self.selection, self.codec, self.quality = selection, codec, quality
+        self.selection, self.codec, self.quality, self.code_new = selection, codec, quality, code_new
 
     def check(self) -> None:
         """Refuse contradictory quotas.
@@ -157,6 +161,8 @@ class Memory:
                 raise UserError(f"memory.{key}: {value!r} must be an integer >= 0" + ", or all" * (key == "exemplars"))
         if self.selection not in SELECTIONS:
             raise unknown("memory.selection", self.selection, SELECTIONS)
+        if self.code_new and self.codec != "jpeg":
+            raise UserError(f"memory.code_new: {self.codec} stores every pixel, so it would change nothing; give false")
         if self.selection == "reservoir" and (not isinstance(self.exemplars, int) or self.budget is not None):
             raise UserError("memory.selection: reservoir needs a total number in memory.exemplars")
 
@@ -229,6 +235,13 @@ class Exemplars:
         images = self.images.view()
         images.flags.writeable = False
         return ImageSet(images, self.labels)
+
+    def as_stored(self, task: Task) -> Task:
+        """The task as it is learned: with ``memory.code_new`` its images are what the codec would store of them."""
+        if not self.memory.code_new:
+            return task
+        images = self.codec.decode(self.codec.encode(task.train.raw()))
+        return dataclasses.replace(task, train=ImageSet(images, task.train.labels))
 
     def update(self, task: Task, features: Features, generator: torch.Generator, room: int | None = None) -> None:
         """Take up the task's images and bring every class to the quota.
