@@ -43,6 +43,7 @@ Loader.add_implicit_resolver(
 )
 GROUPS: dict[str, type] = {"model": Model, "trainer": Trainer, "memory": Memory, "augmentation": Augmentation}
 CLASSES: dict[str, type] = {"strategy": Strategy, "scenario": ScenarioBuilder}
+DEFAULT_SCENARIO = "scenarios.class_incremental.ClassIncremental"
 
 
 def settings(
@@ -117,7 +118,7 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument(
         "--scenario",
         type=ScenarioBuilder,
-        default={"class_path": "scenarios.class_incremental.ClassIncremental"},
+        default={"class_path": DEFAULT_SCENARIO},
         help="how the data set is cut into tasks",
     )
     parser.add_argument(
@@ -151,7 +152,6 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> tuple[Parser, Namespac
         strategies()  # so that the help can list them
     else:
         check_keys(argv)
-    argv = [_class_word(before, word) for before, word in zip(["", *argv], argv, strict=False)]
     config = parser.parse_args(list(_with_named_classes(argv)))
     return parser, config
 
@@ -340,32 +340,47 @@ def class_path(value: type) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
-def _class_word(before: str, word: str) -> str:
-    """Replace a short name on the command line by its class path."""
-    for kind in CLASSES:
-        if before in (f"--{kind}", f"--{kind}.class_path"):
-            return class_path(find_class(kind, word))
-        if (match := re.match(rf"--{kind}(\.class_path)?=(.*)", word)) and not match[2].startswith("{"):
-            return f"--{kind}={class_path(find_class(kind, match[2]))}"
-    return word
-
-
 def _with_named_classes(argv: Sequence[str]) -> Iterator[str]:
-    """The command line with each YAML file replaced by its content, in which short names are class paths."""
+    """The command line with files and named classes as YAML in which short names are class paths.
+
+    A class that takes another's place starts with its own defaults: an option does not go over from one class to the
+    other because both have one of that name.
+    """
+    before: dict[str, type | None] = {"scenario": find_class("scenario", DEFAULT_SCENARIO), "strategy": None}
+
+    def named(kind: str, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"class_path": value}
+        if not isinstance(value, dict) or "class_path" not in value:
+            return value
+        new, old = find_class(kind, str(value["class_path"])), before[kind]
+        before[kind] = new
+        shared = _defaults(new).keys() & _defaults(old).keys() if old is not None and old is not new else set()
+        own = {name: _defaults(new)[name] for name in sorted(shared)}
+        return {**value, "class_path": class_path(new), "init_args": {**own, **(value.get("init_args") or {})}}
+
     words = iter(argv)
     for word in words:
-        path = next(words, None) if word == "--config" else word[9:] if word.startswith("--config=") else None
-        if path is None:
+        match = re.fullmatch(rf"--(config|{'|'.join(CLASSES)})(?:\.class_path)?(?:=(.*))?", word, re.S)
+        given = None if match is None else next(words, None) if match[2] is None else match[2]
+        if match is None or given is None:
             yield word
-            continue
-        content = _read(path)
-        for kind in CLASSES:
-            value = content.get(kind)
-            if isinstance(value, str):
-                content[kind] = {"class_path": class_path(find_class(kind, value))}
-            elif isinstance(value, dict) and "class_path" in value:
-                content[kind] = {**value, "class_path": class_path(find_class(kind, str(value["class_path"])))}
-        yield f"--config={yaml.safe_dump(content, sort_keys=False)}"
+        elif match[1] == "config":
+            content = _read(given)
+            yield _as_config({key: named(key, value) if key in CLASSES else value for key, value in content.items()})
+        else:
+            yield _as_config({match[1]: named(match[1], yaml.load(given, Loader))})
+
+
+def _as_config(content: dict[str, Any]) -> str:
+    return f"--config={yaml.safe_dump(content, sort_keys=False)}"
+
+
+def _defaults(owner: type | None) -> dict[str, Any]:
+    """Defaults of what a constructor takes, as YAML has them; without what has none."""
+    found = {name: parameter.default for name, parameter in _keywords(owner).items()} if owner else {}
+    known = {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
 
 
 def _flags(argv: Iterable[str], names: tuple[str, ...]) -> list[str]:
@@ -442,15 +457,22 @@ def _note_class(chosen: dict[str, type | None], key: str, value: Any) -> None:
 
 def _parameters(owner: Any) -> list[str]:
     """Names that a function or constructor takes, without what is handed in by the engine."""
-    names: list[str] = []
+    return list(_keywords(owner))
+
+
+def _keywords(owner: Any) -> dict[str, inspect.Parameter]:
+    """Keyword-only parameters of a function or constructor by name."""
+    found: dict[str, inspect.Parameter] = {}
     classes = owner.__mro__ if inspect.isclass(owner) else [owner]
     for place in classes:
         target = place.__init__ if inspect.isclass(place) else place
         parameters = inspect.signature(target).parameters.values()
-        names += [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                found.setdefault(parameter.name, parameter)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break  # only a constructor with **kwargs hands anything on to its parents
-    return names
+    return found
 
 
 def dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

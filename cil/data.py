@@ -160,6 +160,7 @@ class Dataset:
         classes: the K class names in label order.
         mean: channel means of the usual normalisation of this data set, (C,), as fractions of 255; None: no convention.
         std: channel standard deviations, (C,).
+        files: path of each training image below the data set's folder; None where images do not come from files.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    files: tuple[str, ...] | None = None
 
     def sha256(self) -> str:
         """Fingerprint of the pixels and labels of both splits."""

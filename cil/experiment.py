@@ -19,6 +19,7 @@ from cil.memory.ledger import Bytes, counted, with_exemplars
 from cil.nets.pretrained import Preprocessing, Pretrained
 from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, seeded
+from cil.selection import divide
 from cil.strategy import Strategy
 from cil.trainer import Place, Trainer, Watcher
 from cil.units import show
@@ -69,6 +70,10 @@ class Experiment:
                 "backbone, SLDA, or a scenario with boundaries, such as ClassIncremental"
             )
         self.trainer.check(len(self.scenario.tasks), pieces)
+        for task in self.scenario.tasks:
+            own = self.trainer.of_task(task.index)
+            if own.select_on == "validation":
+                divide(task, own.validation_share, self.seeds.data)
         if strategy.exemplar_free and not self.memory.empty and self.memory.budget is None:
             kept = self.memory.per_class if self.memory.exemplars is None else self.memory.exemplars
             raise UserError(f"memory: {name} is exemplar-free and the run gives it {kept} exemplars; set them to 0")
@@ -115,6 +120,12 @@ class Experiment:
                     f"model.frozen: {type(strategy).__name__} learns copies of its backbone, and a frozen one never "
                     "learns; give model.frozen: false"
                 )
+
+    @property
+    def selected_on(self) -> str:
+        """What chooses the epoch that is kept: ``last``, ``validation`` or, if in any task, ``test``."""
+        found = {self.trainer.of_task(task.index).select_on for task in self.scenario.tasks}
+        return next((name for name in ("test", "validation") if name in found), "last")
 
     def keeps_exemplars(self, strategy: Strategy) -> bool:
         """Whether this strategy keeps images in this run."""

@@ -62,8 +62,11 @@ class Frozen(Strategy, abc.ABC):
         self.observe(task, features, labels, trainer)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.classification(self.learning_scores(x), y)
+
+    def learning_scores(self, x: Tensor) -> Tensor:
         assert self.helper is not None, "only the first task learns by gradients"
-        return self.classification(self.helper(self.features(x)), y)
+        return self.helper(self.features(x))
 
     @abc.abstractmethod
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
@@ -87,6 +90,17 @@ class Prototypical(Frozen):
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
         self.prototypes.learn(features, labels)
+
+
+class CosinePrototypes(Prototypical):
+    """Score by the cosine between an image's features and each class's row; the rows are the means."""
+
+    def rows(self) -> Tensor:
+        """What features are compared with, one row a class: float64 (K, D)."""
+        return F.normalize(self.prototypes.means, dim=1)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize(features.double(), dim=1), F.normalize(self.rows(), dim=1))
 
 
 class Analytic(Frozen):

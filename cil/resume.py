@@ -16,6 +16,7 @@ from cil.experiment import Experiment
 from cil.memory.exemplars import Exemplars
 from cil.progress import Progress
 from cil.scenario import Task
+from cil.selection import Best
 from cil.strategy import Strategy
 
 Record = dict[str, Any]  # JSON values: what a task adds to results.json
@@ -119,21 +120,26 @@ class Keeper:
     def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None:
         self.progress.epoch_done(self.task, stage, epoch, epochs, loss, lr)
 
-    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer) -> int:
+    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer, best: Best | None) -> int:
         if stage not in self.inside:
             return 0
         epochs, tensors = self.inside[stage]
         strategy.load_state_dict(ckpt.under("strategy", tensors))
         ckpt.load_optimizer(optimizer, ckpt.under("optimizer", tensors))
+        if best:
+            best.load(ckpt.under("best", tensors))
         return epochs
 
-    def save(self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer) -> None:
+    def save(
+        self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
+    ) -> None:
         done = epoch + 1 == epochs
         if not self.checkpoints or not self.every or not (done or (epoch + 1) % self.every == 0):
             return
         tensors = {
             **ckpt.with_prefix("strategy", strategy.state_dict()),
             **ckpt.with_prefix("optimizer", ckpt.optimizer_tensors(optimizer)),
+            **ckpt.with_prefix("best", best.state() if best else {}),
             "done": torch.tensor(done),
         }
         moment = Moment(self.task.index, stage, epoch + 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cil.checkpoint import Checkpoints
 from cil.data import ImageSet
-from cil.evaluation import metrics
+from cil.evaluation import few_shot, metrics
 from cil.evaluation.accuracy import Predictions, evaluate
 from cil.experiment import Experiment
 from cil.inference import features_of
@@ -19,6 +19,7 @@ from cil.progress import Progress
 from cil.resume import Keeper, Record, Start, restore, save_boundary
 from cil.scenario import Scenario, Task
 from cil.seeds import Seeds, generator, seeded
+from cil.selection import hold_out
 from cil.strategy import Strategy
 from cil.trainer import Place, Trainer
 
@@ -65,6 +66,7 @@ def run(
             keeper = Keeper(task, inside, checkpoint_every, start.inside, progress, began - start.spent)
             place = experiment.place(task.index, keeper)
             trainer = experiment.trainer.at(place)
+            task = hold_out(task, trainer, scenario, experiment.seeds.data)
             stored = len(exemplars) if experiment.memory.codec != "raw" else 0
             decoded = (stored + len(task.train) * experiment.memory.code_new) * scenario.test.image_bytes
             ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
@@ -180,6 +182,8 @@ def make_record(
             "task_inference": inference,
             "within_task": within,
         }
+        if scenario.base_classes is not None:
+            scores[name]["few_shot"] = few_shot.after_task(seen.confusion, scenario.base_classes)
     return {
         "task": task.index,
         "classes": list(task.new),

@@ -76,6 +76,8 @@ class Scenario:
         data_fingerprint: sha256 of the data set alone.
         family: sha256 of data and options without what the run's seed draws: equal for the scenarios of a builder that
             leaves draws to the run. None: nothing is left to it.
+        base_classes: in a few-shot scenario, the number of classes of the first task, which have all their images;
+            None: no task has few images by design.
         mean: channel means that normalise these images, None for no convention.
         std: channel standard deviations, likewise.
         phases: the phase of each task, from 0 without a gap: in a stream of pieces, the task of the literature to
@@ -93,6 +95,7 @@ class Scenario:
     fingerprint: str
     data_fingerprint: str
     family: str | None = None
+    base_classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     phases: tuple[int, ...] | None = None

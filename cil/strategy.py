@@ -87,6 +87,13 @@ class Strategy(nn.Module):
         """Loss of one batch: augmented images (B, C, H, W), labels (B,) -> ()."""
         return self.classification(self(x), y)
 
+    def learning_scores(self, x: Tensor) -> Tensor:
+        """Scores while :meth:`fit` runs, for choosing the best epoch on held-out images: (B, C, H, W) -> (B, K).
+
+        By default what :meth:`forward` gives; a method that learns through another head gives that head's.
+        """
+        return self(x)
+
     def classification(self, logits: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy with the trainer's label smoothing: (B, K), (B,) -> ()."""
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)

@@ -10,7 +10,7 @@
                 x = augment(images)
                 loss = strategy.loss(x, y)                     train_step
                 backward, clip, step
-            report, checkpoint
+            report, look whether it is the best epoch, checkpoint
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from cil.inference import BATCH, passes
 from cil.memory.ledger import size, state_bytes
 from cil.ops.freezing import train_mode
 from cil.seeds import generator, seeded
+from cil.selection import TOLD, Best
 from cil.strategy import Strategy
 
 # What trainer.per_task may set, and which values are legal.
@@ -55,11 +56,14 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "clip_grad": (lambda v: v is None or v > 0, "> 0 or null"),
     "label_smoothing": (lambda v: 0 <= v < 1, "within [0, 1)"),
     "steps_per_batch": (lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
+    "select_on": (lambda v: v in TOLD, "last, validation or test"),
+    "validation_share": (lambda v: 0 < v < 1, "within (0, 1)"),
 }
 # What a stream, whose images are seen once, allows, and why.
 ON_STREAM: dict[str, tuple[Any, str]] = {
     "epochs": (1, "its images are seen once; trainer.steps_per_batch makes more steps on each batch"),
     "warmup_epochs": (0, "with one epoch for each piece the rate would never leave the warm-up"),
+    "select_on": ("last", "there is one epoch"),
 }
 
 
@@ -76,11 +80,13 @@ class Watcher(Protocol):
 
     def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None: ...
 
-    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer) -> int:
+    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer, best: Best | None) -> int:
         """Load what a checkpoint holds of this stage; the number of epochs already done."""
         ...
 
-    def save(self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer) -> None: ...
+    def save(
+        self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
+    ) -> None: ...
 
 
 class NoWatcher:
@@ -92,17 +98,20 @@ class NoWatcher:
 
     def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None: ...
 
-    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer) -> int:
+    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer, best: Best | None) -> int:
         return 0
 
-    def save(self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer) -> None: ...
+    def save(
+        self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
+    ) -> None: ...
 
 
 @dataclass
 class Place:
     """Where and for which task a trainer works; made by the engine for each task.
 
-    ``ordered``: the task is a piece of a stream, so its images come in their order, once.
+    ``ordered``: the task is a piece of a stream, so its images come in their order, once. ``judge``: how good the
+    strategy is after an epoch, where the best one is to be kept.
     """
 
     task: int
@@ -112,6 +121,7 @@ class Place:
     precision: str = "32"
     watcher: Watcher = field(default_factory=NoWatcher)
     ordered: bool = False
+    judge: Callable[[Strategy], float] | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of this run: float32, or matrix products in bfloat16."""
@@ -138,6 +148,10 @@ class Trainer:
         label_smoothing: of the cross-entropy, within [0, 1).
         steps_per_batch: gradient steps on each batch of a stream without boundaries, each with its own augmentation and
             exemplars; 3 in the released code of Si-Blurry. Elsewhere 1.
+        select_on: which epoch of a stage is kept: the ``last``; that with the best accuracy on ``validation`` images,
+            which are held out of the training images; or on ``test`` images, as several released programs do, which
+            makes the result an oracle's and is said wherever it is shown.
+        validation_share: of the images of each class, held out where ``select_on`` is validation.
         per_task: other values of these options for single tasks, by index: ``{0: {epochs: 200, weight_decay: 5e-4}}``.
     """
 
@@ -159,6 +173,8 @@ class Trainer:
         clip_grad: float | None = None,
         label_smoothing: float = 0.0,
         steps_per_batch: int = 1,
+        select_on: Literal["last", "validation", "test"] = "last",
+        validation_share: float = 0.1,
         per_task: dict[int, dict[str, Any]] | None = None,
     ) -> None:
         self.epochs, self.batch_size, self.optimizer, self.lr = epochs, batch_size, optimizer, lr
@@ -166,6 +182,7 @@ class Trainer:
         self.schedule, self.milestones, self.gamma, self.min_lr = schedule, milestones, gamma, min_lr
         self.warmup_epochs, self.clip_grad, self.label_smoothing = warmup_epochs, clip_grad, label_smoothing
         self.steps_per_batch, self.per_task = steps_per_batch, per_task
+        self.select_on, self.validation_share = select_on, validation_share
         self.place: Place | None = None
 
     def check(self, n_tasks: int, pieces: Collection[int] = ()) -> None:
@@ -187,7 +204,7 @@ class Trainer:
                 if key not in RULES:
                     raise unknown(f"trainer.per_task.{index}", key, RULES)
         for index in range(n_tasks):
-            chosen = self._of_task(index)
+            chosen = self.of_task(index)
             for key, (legal, text) in RULES.items():
                 value = getattr(chosen, key)
                 try:
@@ -209,7 +226,8 @@ class Trainer:
                     f"{index} is passed trainer.epochs times, so give 1"
                 )
 
-    def _of_task(self, index: int) -> Trainer:
+    def of_task(self, index: int) -> Trainer:
+        """This trainer with the options of one task."""
         other = copy.copy(self)
         for key, value in (self.per_task or {}).get(index, {}).items():
             setattr(other, key, value)
@@ -217,7 +235,7 @@ class Trainer:
 
     def at(self, place: Place) -> Trainer:
         """This trainer for one task: its options of that task, at that place, with nothing counted yet."""
-        bound = self._of_task(place.task)
+        bound = self.of_task(place.task)
         bound.place, bound.stage, bound.images, bound.seconds = place, 0, 0, 0.0
         bound.peak_state = bound.peak_optimizer = 0
         return bound
@@ -256,7 +274,7 @@ class Trainer:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
             RuntimeError: the trainer was not given a place by ``at``, or a stream is to be passed more than once.
         """
-        place = self._placed()
+        place = self.placed()
         both = data
         if replay is not None and len(replay):
             if isinstance(data, FeatureSet):
@@ -267,13 +285,18 @@ class Trainer:
         strategy.label_smoothing = self.label_smoothing
         begin, whole = time.perf_counter(), self.epochs
         self.epochs = whole if epochs is None else epochs
+        best = Best(place.judge) if place.judge else None
         try:
             if place.ordered and self.epochs != 1:
                 raise RuntimeError(f"{self.epochs} passes over a stream, whose images are seen once")
-            for epoch in range(place.watcher.restore(stage, strategy, optimizer), self.epochs):
+            for epoch in range(place.watcher.restore(stage, strategy, optimizer, best), self.epochs):
                 loss = self.run_epoch(strategy, both, optimizer, stage, epoch)
                 place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
-                place.watcher.save(stage, epoch, self.epochs, strategy, optimizer)
+                if best:
+                    best.look(strategy)
+                    if epoch + 1 == self.epochs:
+                        best.take(strategy)
+                place.watcher.save(stage, epoch, self.epochs, strategy, optimizer, best)
             self.peak_state = max(self.peak_state, state_bytes(strategy))
             tensors = [value for state in optimizer.state.values() for value in state.values()]
             self.peak_optimizer = max(self.peak_optimizer, sum(size(t) for t in tensors if isinstance(t, Tensor)))
@@ -297,7 +320,7 @@ class Trainer:
         Returns:
             float32 (N, D) and int64 (N,), on the run's device.
         """
-        place, begin = self._placed(), time.perf_counter()
+        place, begin = self.placed(), time.perf_counter()
         own = data if distributed.world_size() == 1 else data.subset(np.arange(len(data))[distributed.share(len(data))])
         place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / BATCH))
         parts = []
@@ -313,7 +336,7 @@ class Trainer:
         self, strategy: Strategy, data: ImageSet | FeatureSet, optimizer: Optimizer, stage: int, epoch: int
     ) -> float:
         """One pass over the data; the mean loss of its steps. Its draws depend on seed, task, stage and epoch alone."""
-        place = self._placed()
+        place = self.placed()
         scale = self.lr_scale(epoch)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale if self.schedule != "cosine" else self._cosine(group, epoch)
@@ -346,7 +369,7 @@ class Trainer:
 
     def train_step(self, strategy: Strategy, x: Tensor, y: Tensor, optimizer: Optimizer) -> Tensor:
         """One step on a batch (B, C, H, W), (B,); the loss before it, detached, ()."""
-        with self._placed().autocast():
+        with self.placed().autocast():
             loss = strategy.loss(x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -385,7 +408,12 @@ class Trainer:
         low = min(self.min_lr, group["initial_lr"])  # a group that starts lower, such as a frozen one at 0, stays there
         return low + (group["initial_lr"] - low) * (1 + math.cos(math.pi * done)) / 2
 
-    def _placed(self) -> Place:
+    def placed(self) -> Place:
+        """Where this trainer works.
+
+        Raises:
+            RuntimeError: it was not given a place by ``at``.
+        """
         if self.place is None:
             raise RuntimeError("a trainer works for one task: trainer.at(place)")
         return self.place

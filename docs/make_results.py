@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 from cil.compare.comparison import METRICS, Comparison, Row, Section, compare, spread
-from cil.compare.runs import Run
 from cil.compare.tables import count, percent
 from cil.units import mib
 
@@ -99,18 +98,13 @@ def across(comparison: Comparison, metric: str) -> None:
             next((row for row in section.rows if (row.label, row.setting.text) == (label, memory)), None)
             for section in comparison.sections
         ]
-        told = [percent(spread([_number(row, run, metric) for run in row.runs])) if row else "" for row in found]
+        told = [percent(row.metric(metric)) if row else "" for row in found]
         some = [row for row in found if row]
         mean = sum(row.seconds.mean or 0 for row in some) / len(some)
         lines.append([label, memory, *told, mib(max(row.final_bytes("strict") for row in some)), f"{mean:.0f}"])
     print(metric)
     columns = [section.name for section in comparison.sections]
     print(table(["strategy", "memory", *columns, "strict MiB", "seconds"], lines, 2))
-
-
-def _number(row: Row, run: Run, metric: str) -> float | None:
-    own = run.content["metrics"][row.evaluator]
-    return own[metric] if metric in own else run.content["stream"]["metrics"][row.evaluator][metric]
 
 
 def origin(comparison: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 import zlib
 from collections import defaultdict
@@ -98,7 +99,7 @@ def load(spec: str, *, root: str | Path = "data", image_size: int | None = None)
     train, test = (
         ImageSet(resize(split.raw(), image_size), split.labels.numpy()) for split in (dataset.train, dataset.test)
     )
-    return Dataset(dataset.name, train, test, dataset.classes, dataset.mean, dataset.std)
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
 def check(dataset: Dataset) -> None:
@@ -297,7 +298,7 @@ def _images(
             for index, image in enumerate(decoded):
                 images[index] = image
         sets[split] = _split(f"data: '{spec}'", split, images, np.array([file.label for file in files[split]]))
-    return Dataset(name, sets["train"], sets["test"], classes)
+    return Dataset(name, sets["train"], sets["test"], classes, files=tuple(file.path for file in files["train"]))
 
 
 def _opened(spec: str, file: _File, read: Callable[[Any], Any]) -> Any:

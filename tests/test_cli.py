@@ -313,3 +313,32 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path, capsys):
     assert list(shown["per_task"].values()) == [{"weight_decay": 0.0005, "epochs": 2}]
     status, out, _ = call([*WA, "--config", str(path), "--dry-run"], capsys)
     assert (status, "plan" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--scenario", "FewShot"],
+        ["--scenario=few_shot"],
+        ["--scenario.class_path", "scenarios.few_shot.FewShot"],
+        ["--config", "scenario: FewShot"],
+        ["--config", "scenario: {class_path: FewShot}"],
+        ["--scenario={class_path: FewShot}"],
+        ["--scenario", "Online", "--scenario.order", "7", "--scenario", "FewShot"],
+    ],
+)
+def test_a_class_that_takes_anothers_place_starts_with_its_own_defaults(words, tmp_path):
+    if words[0] == "--config":
+        (tmp_path / "scenario.yaml").write_text(words[1])
+        words = ["--config", str(tmp_path / "scenario.yaml")]
+    _, parsed = config.parse([*words, "--strategy", "ncm"])
+    assert parsed.scenario.class_path == "scenarios.few_shot.FewShot"
+    assert parsed.scenario.init_args.order == "natural"  # as FewShot has it; the others have 1993
+
+
+def test_options_given_to_a_class_stay_when_it_is_named_again():
+    words = ["--strategy", "teen", "--strategy.tau", "3", "--strategy", "TEEN", "--strategy.alpha", "0.25"]
+    _, parsed = config.parse(words)
+    assert (parsed.strategy.init_args.tau, parsed.strategy.init_args.alpha) == (3.0, 0.25)
+    _, parsed = config.parse([*words, "--strategy", "fecam"])
+    assert (parsed.strategy.init_args.tau, parsed.strategy.init_args.alpha) == (16.0, 0.25)

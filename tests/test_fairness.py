@@ -201,7 +201,7 @@ CASES = {
         "problem",
         pair({"selected_by": "best epoch on test images"}),
         ["A, 20 exemplars", "'best epoch on test images'"],
-        pair({"selected_by": "last epoch"}),
+        pair({"selected_by": "best epoch on validation images"}),
     ),
     "single-seed": ("problem", [*method("A"), result("B")], ["B, 20 exemplars"], pair()),
     "different-seeds": (

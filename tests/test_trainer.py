@@ -171,7 +171,7 @@ def test_a_group_keeps_its_own_rate_under_the_schedule(schedule):
     strategy, seen = learner(TwoRates), []
 
     class Groups(NoWatcher):
-        def save(self, stage, epoch, epochs, strategy, optimizer):
+        def save(self, stage, epoch, epochs, strategy, optimizer, best):
             seen.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
 
     trainer(place(watcher=Groups()), schedule=schedule, milestones=[1], weight_decay=0.3).descend(strategy, images())
@@ -313,12 +313,12 @@ def test_stages_draw_different_batches_and_are_counted():
 @pytest.mark.parametrize("done", [1, 2])
 def test_a_resumed_stage_ends_with_the_same_bits(done):
     class Saving(NoWatcher):
-        def save(self, stage, epoch, epochs, strategy, optimizer):
+        def save(self, stage, epoch, epochs, strategy, optimizer, best):
             if epoch + 1 == done:
                 self.kept = weights(strategy), copy.deepcopy(optimizer.state_dict())
 
     class Resuming(NoWatcher):
-        def restore(self, stage, strategy, optimizer):
+        def restore(self, stage, strategy, optimizer, best):
             strategy.load_state_dict(saving.kept[0])
             optimizer.load_state_dict(saving.kept[1])
             return done

@@ -26,6 +26,8 @@ from cil.errors import unknown
 from cil.units import MIB
 
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting")
+# What few-shot scenarios have beside these; after the last session.
+FEW_SHOT = ("base_accuracy", "new_accuracy", "harmonic_mean", "performance_drop")
 CONVENTIONS = ("strict", "paper")
 LEVEL = 0.95
 SHOWN_OPTIONS = 3
@@ -88,7 +90,7 @@ class Row:
 
     def values(self, metric: str) -> list[float | None]:
         """One number of each run, by seeds."""
-        return [run.content["metrics"][self.evaluator][metric] for run in self.runs]
+        return [run.number(self.evaluator, metric) for run in self.runs]
 
     def metric(self, name: str) -> Spread:
         """Mean and deviation of a metric over seeds."""
@@ -217,6 +219,16 @@ class Section:
     pairs: list[Pair] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
 
+    @property
+    def few_shot(self) -> bool:
+        """Whether the later tasks bring few images by design, so that base and new classes are told apart."""
+        return all(run.content.get("few_shot") for row in self.rows for run in row.runs)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of all its rows."""
+        return METRICS + FEW_SHOT * self.few_shot
+
     def row(self, id: str) -> Row:
         """The row of this id."""
         return next(row for row in self.rows if row.id == id)
@@ -294,7 +306,8 @@ def compare(places: Sequence[str | Path], evaluator: str | None = None) -> Compa
     for number, row in enumerate(comparison.rows):
         row.id = f"row{number + 1}"
     for section in sections:
-        section.pairs = [pair for setting in section.settings for pair in _pairs(section.at(setting))]
+        compared = METRICS[:2] + FEW_SHOT * section.few_shot
+        section.pairs = [pair for setting in section.settings for pair in _pairs(section.at(setting), compared)]
         section.curves = _curves(section)
     return comparison
 
@@ -376,10 +389,10 @@ def shown(value: Any) -> str:
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def _pairs(rows: list[Row]) -> list[Pair]:
+def _pairs(rows: list[Row], metrics: Sequence[str]) -> list[Pair]:
     """Every two rows of one memory, the better average first."""
     bounded = [row for row in rows if not row.upper_bound]
-    return [difference(a, b, metric) for metric in METRICS[:2] for a, b in combinations(bounded, 2)]
+    return [difference(a, b, metric) for metric in metrics for a, b in combinations(bounded, 2)]
 
 
 def difference(first: Row, second: Row, metric: str) -> Pair:

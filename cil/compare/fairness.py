@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from cil.compare.comparison import Comparison, Row, Section, shown
 from cil.compare.runs import Run
+from cil.selection import TOLD
 from cil.units import mib
 
 Level = Literal["problem", "note"]
@@ -352,10 +353,10 @@ def pretraining_overlap(section: Section) -> Iterator[Finding]:
 
 @in_each_section
 def selection(section: Section) -> Iterator[Finding]:
-    """Every run that says how its model was selected reports the last epoch, which needs no test data."""
+    """No run chose its model by test images: it reports the last epoch, or the best on images held out for that."""
     for row in section.rows:
-        chosen = row.first.content.get("selected_by") or "last epoch"
-        if chosen != "last epoch":
+        chosen = row.first.content.get("selected_by") or TOLD["last"]
+        if chosen not in (TOLD["last"], TOLD["validation"]):
             yield problem(
                 "test-data-selection",
                 f"{row.title} reports a model selected by '{chosen}'.",

@@ -17,7 +17,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Measures, Pair, Row, Section, Spread
+from cil.compare.comparison import CONVENTIONS, FEW_SHOT, METRICS, Comparison, Measures, Pair, Row, Section, Spread
 from cil.compare.fairness import Finding, seed_text
 from cil.compare.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
 from cil.compare.runs import CATEGORIES
@@ -327,6 +327,26 @@ def _results(section: Section, n: int, looks: dict[str, Style]) -> str:
         "at the end.</p>",
         _controls(_select(n, "results", "Memory", _memories(section))) if len(section.settings) > 1 else "",
         _table(header, rows, "Results", n, "results"),
+        _base_and_new(section, n, looks) if section.few_shot else "",
+    )
+
+
+def _base_and_new(section: Section, n: int, looks: dict[str, Style]) -> str:
+    """Few-shot scenarios: base and new classes after the last session."""
+    header = [("method", True), ("memory", True), ("base %", False), ("new %", False), ("harmonic mean %", False)]
+    rows = []
+    for row in section.rows:
+        setting = section.settings.index(row.setting)
+        cells = [
+            _text(row.label, key=_key(looks[row.label]), head=True),
+            f'<td class="text" data-value="{setting}">{_e(row.setting.text)}</td>',
+            *(_spread(row.metric(metric)) for metric in FEW_SHOT),
+        ]
+        rows.append((cells, setting))
+    return (
+        '<p class="soft">Base classes and those of all sessions, after the last session; the drop is that of the '
+        "accuracy on all classes since the first task.</p>"
+        + _table([*header, ("drop %", False)], rows, "Base and new classes", n, "results")
     )
 
 

@@ -143,6 +143,15 @@ class Run:
         """How exemplars are stored: ``raw``, ``png``, ``webp`` or ``jpeg``."""
         return str(self.content["config"]["memory"].get("codec") or UNSAID["memory.codec"])
 
+    def number(self, evaluator: str, metric: str) -> float | None:
+        """One of the numbers of a run, by its name in the result file; of those of each session the last."""
+        places = [self.content, self.content.get("few_shot") or {}, self.content.get("stream") or {}]
+        for place in places:
+            if metric in (own := place.get("metrics", {}).get(evaluator, {})):
+                value = own[metric]
+                return value[-1] if isinstance(value, list) else value
+        raise KeyError(f"{self.file} has no {metric} of {evaluator}")
+
     @property
     def exemplar_free(self) -> bool:
         """Whether the method says that it keeps no exemplars."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cil.compare.comparison import CONVENTIONS, METRICS, Comparison, Row, Section, Spread, short, shown
+from cil.compare.comparison import (
+    CONVENTIONS,
+    FEW_SHOT,
+    METRICS,
+    Comparison,
+    Row,
+    Section,
+    Spread,
+    difference,
+    short,
+    shown,
+)
 from cil.compare.fairness import Finding, machine_text, seed_text
 from cil.compare.runs import CATEGORIES, Run
 from cil.units import MIB, mib
@@ -42,7 +53,7 @@ def _scenario(section: Section) -> dict[str, Any]:
         "task_sizes": section.task_sizes,
         "convention": section.convention,
         "settings": [{**asdict(setting), "text": setting.text} for setting in section.settings],
-        "rows": [_row(row) for row in section.rows],
+        "rows": [_row(row, section.metrics) for row in section.rows],
         "differences": [{**asdict(pair), "verdict": pair.verdict} for pair in section.pairs],
         "curves": [
             {
@@ -55,7 +66,7 @@ def _scenario(section: Section) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
     return {
         "id": row.id,
         "method": row.label,
@@ -69,7 +80,7 @@ def _row(row: Row) -> dict[str, Any]:
         "upper_bound": row.upper_bound,
         "exemplar_free": row.first.exemplar_free,
         "seeds": [seed_text(run) for run in row.runs],
-        **{metric: asdict(row.metric(metric)) for metric in METRICS},
+        **{metric: asdict(row.metric(metric)) for metric in metrics},
         "seconds": asdict(row.seconds),
         "exemplars": row.exemplars,
         "bytes": row.task_bytes[-1],
@@ -81,15 +92,15 @@ def _row(row: Row) -> dict[str, Any]:
             "bytes": row.task_bytes,
         },
         "task_confusion": row.confusion,
-        "runs": [_run(row, run, index) for index, run in enumerate(row.runs)],
+        "runs": [_run(row, run, index, metrics) for index, run in enumerate(row.runs)],
     }
 
 
-def _run(row: Row, run: Run, index: int) -> dict[str, Any]:
+def _run(row: Row, run: Run, index: int, metrics: Sequence[str]) -> dict[str, Any]:
     return {
         "file": run.file,
         **{key: run.content.get(key) for key in ("command", "seeds", "versions", "machine", "started", "finished")},
-        **{metric: row.values(metric)[index] for metric in METRICS},
+        **{metric: row.values(metric)[index] for metric in metrics},
         "seconds": run.seconds,
         "bytes": run.task_bytes[-1],
     }
@@ -102,7 +113,8 @@ def as_csv(comparison: Comparison) -> str:
     """A line for each row of the comparison; fractions, bytes, MiB and seconds as the column names say."""
     lines = [_line(section, row) for section in comparison.sections for row in section.rows]
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for line in lines for name in line)
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return file.getvalue()
@@ -123,7 +135,7 @@ def _line(section: Section, row: Row) -> dict[str, Any]:
         "seeds": " ".join(seed_text(run) for run in row.runs),
         "n_seeds": len(row.runs),
     }
-    for metric in METRICS:
+    for metric in section.metrics:
         spread = row.metric(metric)
         line |= {f"{metric}_mean": spread.mean, f"{metric}_std": spread.deviation}
     for convention in CONVENTIONS:
@@ -168,6 +180,8 @@ def terminal(comparison: Comparison, findings: list[Finding]) -> Group:
     parts: list[RenderableType] = [*_found(findings)]
     for section in comparison.sections:
         parts += ["", _results(section)]
+        if section.few_shot:
+            parts += ["", _base_and_new(section)]
         areas = _areas(section)
         if areas.row_count:
             parts += ["", areas]
@@ -214,6 +228,23 @@ def _results(section: Section) -> Table:
             name = row.label + " (upper bound)" * row.upper_bound
             seconds = f"{row.seconds.mean:.0f}" if row.seconds.mean is not None else "-"
             table.add_row(Text(name), *scores, *sizes, count(row.exemplars), seconds, str(len(row.runs)))
+    return table
+
+
+def _base_and_new(section: Section) -> Table:
+    """Few-shot scenarios: base and new classes after the last session, and the best row's differences to the others."""
+    table = Table(title="after the last session, %", padding=(0, 1, 0, 0), box=None)
+    table.add_column("method", overflow="fold", min_width=16)
+    for name in ("base", "new", "harmonic mean", "drop", "best minus it", "interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for setting in section.settings:
+        rows = sorted(section.at(setting), key=lambda row: -(row.metric("harmonic_mean").mean or 0))
+        for row in rows:
+            pair = difference(rows[0], row, "harmonic_mean")
+            interval = "" if pair.low is None else f"{points(pair.low)} to {points(pair.high)}"
+            against = [points(pair.mean), interval] if row is not rows[0] else ["", ""]
+            table.add_row(Text(row.title), *(percent(row.metric(metric)) for metric in FEW_SHOT), *against)
+    table.caption = "differences of the harmonic mean, in points, 95 % intervals"
     return table
 
 

@@ -17,7 +17,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cil.evaluation import metrics, stream_report, streaming
+from cil import selection
+from cil.evaluation import few_shot_report, metrics, stream_report, streaming
 from cil.experiment import Experiment
 from cil.memory.ledger import STATE, STORED
 from cil.nets.pretrained import TIMM, Pretrained
@@ -89,11 +90,11 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
             "class_names": list(scenario.class_names),
         },
         "strategy": f"{type(strategy).__module__}.{type(strategy).__qualname__}",
-        "name": strategy.label,
+        "name": strategy.label + " (oracle)" * (experiment.selected_on == "test"),
         "exemplar_free": strategy.exemplar_free,
         "budget": dataclasses.asdict(budget) if budget else None,
         "sized": None if experiment.sized is None else dict([experiment.sized]),
-        "selected_by": "last epoch",
+        "selected_by": selection.TOLD[experiment.selected_on],
         "pretrained_classes": getattr(strategy.model.backbone, "pretrained_classes", None),
         "pretrained_stream": own_stream(strategy, scenario),
         "evaluator": strategy.evaluator,
@@ -112,6 +113,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "per_class_accuracy": {name: scores["per_class"] for name, scores in last.items()},
         "task_confusion": {name: scores["task_confusion"] for name, scores in last.items()},
         "stream": stream_report.results(scenario, records, matrices, sizes, strategy.evaluator),
+        "few_shot": few_shot_report.results(scenario, records, evaluators),
         "tasks": [_public(record) for record in records],
     }
     return jsonable(out)
@@ -216,15 +218,31 @@ def terminal(content: dict[str, Any]) -> Group:
         accuracy = (content["accuracy"][evaluator][t][t], scores["seen_accuracy"][t])
         sizes = (mib(task["bytes"]["strict"]), f"{task['seconds']:.0f}")
         table.add_row(str(t + 1), str(task["n_seen"]), *map(percent, accuracy), str(task["exemplars"]), *sizes)
-    lines = [f"{name:<30}{percent(scores[key]):>6} %" for key, name in SUMMARY]
+    numbers = [(name, scores[key]) for key, name in SUMMARY]
+    sessions: list[Table | str] = []
+    if content.get("few_shot"):
+        numbers += few_shot_report.summary(content, evaluator)
+        sessions = [_session_table(content, evaluator), ""]
     return Group(
         "Accuracy in %; rows: after task, columns: classes of task",
         matrix,
         "",
         table,
         "",
-        *(Text(line) for line in lines),
+        *sessions,
+        *(Text(f"{name:<30}{percent(value):>6} %") for name, value in numbers),
     )
+
+
+def _session_table(content: dict[str, Any], evaluator: str) -> Table:
+    """Base and new classes after each session of a few-shot scenario, in percent."""
+    header, rows = few_shot_report.rows(content, evaluator)
+    table = Table(title=f"{content['few_shot']['base_classes']} base classes and those of all sessions so far, in %")
+    for name in ("session", *header):
+        table.add_column(name, justify="right")
+    for session, row in enumerate(rows):
+        table.add_row(str(session), *map(percent, row))
+    return table
 
 
 def _stream_terminal(content: dict[str, Any]) -> Group:
@@ -273,7 +291,14 @@ def markdown(content: dict[str, Any]) -> str:
         found = [(name, scores[key]) for key, name in SUMMARY]
         if stream:
             found = stream_report.summary(content, evaluator)
+        if content.get("few_shot"):
+            found += few_shot_report.summary(content, evaluator)
         lines += ["", *(f"- {name}: {percent(value)} %" for name, value in found), ""]
+        if content.get("few_shot"):
+            header, numbers = few_shot_report.rows(content, evaluator)
+            lines += [f"Base classes and those of all sessions so far, evaluator `{evaluator}`:", ""]
+            cells = [[str(number), *map(percent, row)] for number, row in enumerate(numbers)]
+            lines += [*_markdown_table(["session", *header], cells), ""]
     kinds = (*STATE, *STORED)
     beside = ["training only", "read to predict", "strict MiB", "paper MiB", "seconds"]
     rows = [

@@ -1,0 +1,47 @@
+"""What a class with few images borrows from classes with many."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FUSIONS = ("paper", "released")
+
+
+def similarity_weights(new: Tensor, base: Tensor, tau: float) -> Tensor:
+    """How much each new class takes from each base class: (N, D), (B, D) -> (N, B), rows that sum to 1.
+
+    w_nb = softmax over b of tau * cos(c_n, c_b). Wang et al., Few-Shot Class-Incremental Learning via Training-Free
+    Prototype Calibration (TEEN), NeurIPS 2023.
+
+    Args:
+        new: prototypes of new classes.
+        base: prototypes of base classes.
+        tau: the inverse temperature; 0 weighs all alike, large values take the most similar one alone.
+    """
+    return torch.softmax(tau * (F.normalize(new, dim=1) @ F.normalize(base, dim=1).T), dim=1)
+
+
+def calibrated(
+    new: Tensor, base: Tensor, alpha: float, tau: float, fusion: Literal["paper", "released"] = "paper"
+) -> Tensor:
+    """Prototypes of new classes moved towards similar base classes: (N, D), (B, D) -> (N, D).
+
+    (1 - alpha) c_n + alpha d_n with d_n = sum_b w_nb c_b, all c of unit length; each row depends on its own class and
+    the base classes alone. Wang et al., NeurIPS 2023; weights as :func:`similarity_weights`.
+
+    Args:
+        new: prototypes of new classes, of any length.
+        base: prototypes of base classes, of any length.
+        alpha: how far, in [0, 1]; 0 gives c_n itself.
+        tau: the inverse temperature of the weights.
+        fusion: ``paper`` takes d_n as it is; ``released``, as the authors' program, brings it to unit length first,
+            which moves prototypes farther where base classes differ.
+    """
+    moved = similarity_weights(new, base, tau) @ F.normalize(base, dim=1)
+    if fusion == "released":
+        moved = F.normalize(moved, dim=1)
+    return (1 - alpha) * F.normalize(new, dim=1) + alpha * moved

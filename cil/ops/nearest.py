@@ -1,0 +1,53 @@
+"""Features that are kept one by one, so many a class, and the classes of the nearest of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cil.ops.statistics import Statistics
+
+
+class KeptFeatures(Statistics):
+    """Up to P features of each class, of unit length, in the order in which they came.
+
+    Args:
+        num_features: D.
+        per_class: P.
+    """
+
+    features: Tensor
+    counts: Tensor
+
+    def __init__(self, num_features: int, per_class: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(0, per_class, num_features))
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
+
+    def grow(self, n_new: int) -> None:
+        """Append classes without features."""
+        self.features = torch.cat([self.features, self.features.new_zeros(n_new, *self.features.shape[1:])])
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(n_new)])
+
+    def keep(self, features: Tensor, label: int) -> None:
+        """Add features (N, D) of one class, the first of them, while there is room."""
+        start = int(self.counts[label])
+        stop = min(start + len(features), self.features.shape[1])
+        self.features[label, start:stop] = F.normalize(features[: stop - start], dim=1)
+        self.counts[label] = stop
+
+    def votes(self, features: Tensor, k: int, temperature: float) -> Tensor:
+        """Votes of the k nearest kept features for their classes: (B, D) -> (B, K).
+
+        Each votes with exp(cos / temperature), as Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
+        Discrimination, CVPR 2018, weigh them, less the largest exponent, which changes no order; with fewer than k all
+        vote.
+        """
+        per_class = self.features.shape[1]
+        held = torch.arange(per_class, device=self.counts.device) < self.counts[:, None]  # (K, P)
+        owners = torch.arange(len(self.counts), device=self.counts.device)[:, None].expand_as(held)[held]  # (M,)
+        near, at = (F.normalize(features, dim=1) @ self.features[held].T).topk(min(k, len(owners)), dim=1)  # (B, k)
+        weights = torch.exp((near - near[:, :1]) / temperature)
+        out = torch.zeros(len(features), len(self.counts), dtype=weights.dtype, device=weights.device)
+        return out.scatter_add_(1, owners[at], weights)
