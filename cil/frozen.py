@@ -62,11 +62,11 @@ class Frozen(Strategy, abc.ABC):
         self.observe(task, features, labels, trainer)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        assert self.helper is not None, "only the first task learns by gradients"
         return self.classification(self.learning_scores(x), y)
 
     def learning_scores(self, x: Tensor) -> Tensor:
-        assert self.helper is not None, "only the first task learns by gradients"
-        return self.helper(self.features(x))
+        return self(x) if self.helper is None else self.helper(self.features(x))
 
     @abc.abstractmethod
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:

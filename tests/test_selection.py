@@ -21,6 +21,7 @@ from cil.trainer import NoWatcher, Trainer
 
 LAB = Lab(config.find_class("strategy", "protonet"))
 REPLAY = Lab(config.find_class("strategy", "replay"))
+FETRIL = Lab(config.find_class("strategy", "fetril"), {"classifier": "sgd"})
 
 
 def experiment(lab=LAB, **options) -> Experiment:
@@ -93,9 +94,9 @@ def test_a_stage_ends_with_the_state_of_its_best_epoch(select_on):
     assert any(not torch.equal(watcher.states[0][name], watcher.states[1][name]) for name in own)
 
 
-@pytest.mark.parametrize("lab", [LAB, REPLAY], ids=["protonet", "replay"])
-def test_validation_images_are_neither_learned_nor_kept(lab):
-    made = experiment(lab, per_task={0: {"select_on": "validation", "validation_share": 0.25}})
+@pytest.mark.parametrize(("lab", "task"), [(LAB, 0), (REPLAY, 0), (REPLAY, 1), (FETRIL, 1)])
+def test_validation_images_are_neither_learned_nor_kept(lab, task):
+    made = experiment(lab, per_task={task: {"select_on": "validation", "validation_share": 0.25}})
     learned, build = [], made.build
 
     def watched():
@@ -111,12 +112,12 @@ def test_validation_images_are_neither_learned_nor_kept(lab):
 
     made.build = watched
     records, _, exemplars = run(made)
-    held = divide(made.scenario.tasks[0], 0.25, made.seeds.data)[1]
+    held = divide(made.scenario.tasks[task], 0.25, made.seeds.data)[1]
     hidden = {image.tobytes() for image in held.raw()}
     assert not hidden & {image.tobytes() for train in learned for image in train.raw()}
     assert not hidden & {image.tobytes() for image in exemplars.images}
     assert [record["train_images"] for record in records] == [
-        len(task.train) - len(held) * (task.index == 0) for task in made.scenario.tasks
+        len(other.train) - len(held) * (other.index == task) for other in made.scenario.tasks
     ]
 
 
