@@ -133,6 +133,21 @@ def check_frozen_stays_frozen(lab: Lab) -> None:
     lab.trace()  # the watching trainer asserts it at each descent
 
 
+def check_freezes_its_backbone_as_tagged(lab: Lab) -> None:
+    """A backbone that is tagged to learn in the first task alone keeps every bit from then on."""
+    if not lab.strategy.freezes_backbone:
+        return
+    states: list[dict[str, torch.Tensor]] = []
+
+    def watch(strategy: Strategy) -> None:
+        states.append({name: tensor.clone() for name, tensor in strategy.model.backbone.state_dict().items()})
+
+    list(lab.moments(lab.experiment(), watch=watch))
+    for later in states[1:]:
+        changed = equal_states(states[0], later)
+        assert not changed, f"after the first task {', '.join(changed)} changed"
+
+
 def check_state_is_what_grow_made(lab: Lab) -> None:
     """Between tasks the state has the names, shapes and types that ``grow`` gave it."""
     experiment = lab.experiment()

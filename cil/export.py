@@ -66,7 +66,8 @@ def metadata(strategy: Strategy, experiment: Experiment, model: Any, task: int) 
         task: index of the last task learned.
     """
     scenario, backbone = experiment.scenario, strategy.model.backbone
-    learned = [] if strategy.model.frozen else list(scenario.class_names[: scenario.tasks[task].n_seen])
+    until = scenario.tasks[0 if strategy.freezes_backbone else task].n_seen
+    learned = [] if strategy.model.frozen else list(scenario.class_names[:until])
     earlier = [name for name in getattr(backbone, "pretrained_classes", None) or [] if name not in learned]
     stream = getattr(backbone, "stream", None)
     if learned:

@@ -34,6 +34,7 @@ class Frozen(Strategy, abc.ABC):
     """
 
     exemplar_free: ClassVar[bool] = True
+    freezes_backbone: ClassVar[bool] = True
 
     @property
     def needs_boundaries(self) -> bool:  # type: ignore[override]

@@ -38,6 +38,7 @@ class Strategy(nn.Module):
         exemplar_free: the method keeps no exemplars; a run that gives it any is refused.
         needs_boundaries: the method needs to know where tasks begin and end; False: it also learns a stream without
             boundaries, in which it is called around pieces whose ends mean nothing and that may bring no new class.
+        freezes_backbone: the backbone learns in the first task alone, so that an export declares that task's classes.
         needs_all_data: the method trains on all data of the past, as upper bounds do; it needs
             ``memory.exemplars: all``.
         needs: what the backbone must offer, a runtime Protocol.
@@ -51,6 +52,7 @@ class Strategy(nn.Module):
 
     exemplar_free: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = True
+    freezes_backbone: ClassVar[bool] = False
     needs_all_data: ClassVar[bool] = False
     needs: ClassVar[type] = Backbone
     sized_by: ClassVar[str | None] = None

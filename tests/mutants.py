@@ -263,6 +263,12 @@ class SaysExemplarFree(Strategy):
         super().fit(task, replay, trainer)
 
 
+class SaysFrozen(Strategy):
+    """Claim that the backbone learns in the first task alone, and let it learn."""
+
+    freezes_backbone = True
+
+
 class SpoilsExemplars(Strategy):
     """Paint over the exemplars it is given."""
 

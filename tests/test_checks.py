@@ -70,6 +70,7 @@ CAUGHT_BY = {
     "NeedsTwoClasses": "takes_tasks_of_any_size",
     "NeedsNewClasses": "learns_streams_as_tagged",
     "SaysExemplarFree": "scores_every_class_seen",
+    "SaysFrozen": "freezes_its_backbone_as_tagged",
     "SpoilsExemplars": "quota_is_kept",
     "HidesInTheModule": "nothing_is_carried_outside_the_state",
     "Speechless": "names_its_source",

@@ -102,6 +102,19 @@ def test_a_frozen_run_from_the_file_declares_its_classes(finished, tmp_path, cap
     assert all(torch.equal(a, b) for a, b in zip(opened(again)[0].values(), opened(out)[0].values(), strict=True))
 
 
+@pytest.mark.parametrize(("strategy", "classes"), [("protonet", 2), ("finetune", 10)])
+def test_a_backbone_declares_the_classes_it_learned(tmp_path, capsys, strategy, classes):
+    run_dir, out = (
+        trained(tmp_path / "run", "--config", f"configs/strategies/{strategy}.yaml"),
+        tmp_path / "w.safetensors",
+    )
+    assert call(export, [run_dir, "--out", out], capsys)[0] == 0
+    metadata = opened(out)[1]
+    results = json.loads((run_dir / "results.json").read_text())
+    assert metadata["classes"] == results["scenario"]["class_names"][:classes]
+    assert metadata["stream"]["classes"] == metadata["classes"]
+
+
 def test_halves_are_stored_and_loaded(finished, tmp_path, capsys):
     out = tmp_path / "w.safetensors"
     call(export, [finished, "--out", out, "--half"], capsys)

@@ -235,15 +235,16 @@ def _base_and_new(section: Section) -> Table:
     """Few-shot scenarios: base and new classes after the last session, and the best row's differences to the others."""
     table = Table(title="after the last session, %", padding=(0, 1, 0, 0), box=None)
     table.add_column("method", overflow="fold", min_width=16)
-    for name in ("base", "new", "harmonic mean", "drop", "best minus it", "interval"):
+    for name in ("base", "new", "harmonic\nmean", "drop", "best\nminus it"):
         table.add_column(name, justify="right", no_wrap=True)
     for setting in section.settings:
         rows = sorted(section.at(setting), key=lambda row: -(row.metric("harmonic_mean").mean or 0))
         for row in rows:
             pair = difference(rows[0], row, "harmonic_mean")
-            interval = "" if pair.low is None else f"{points(pair.low)} to {points(pair.high)}"
-            against = [points(pair.mean), interval] if row is not rows[0] else ["", ""]
-            table.add_row(Text(row.title), *(percent(row.metric(metric)) for metric in FEW_SHOT), *against)
+            interval = "" if pair.low is None else f"\n{points(pair.low)} to {points(pair.high)}"
+            against = points(pair.mean) + interval if row is not rows[0] else ""
+            name = row.label if setting.kind == "none" else row.title
+            table.add_row(Text(name), *(percent(row.metric(metric)) for metric in FEW_SHOT), against)
     table.caption = "differences of the harmonic mean, in points, 95 % intervals"
     return table
 
