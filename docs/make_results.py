@@ -3,6 +3,7 @@
     python docs/make_results.py results/cifar100_b0_10_short            # one table of strategies, and task by task
     python docs/make_results.py --memory results/cifar100_b0_10_memory  # a row for each strategy and memory, and areas
     python docs/make_results.py --across last_accuracy results/frozen   # strategies x scenarios, one number each
+    python docs/make_results.py --few-shot results/omniglot_few_shot    # base and new classes, sessions, differences
 
 Means and sample standard deviations are over seeds, of each strategy's own evaluator. Below the tables stand the
 command of one run of each row, versions, machines and commits.
@@ -18,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from cil.compare.comparison import METRICS, Comparison, Row, Section, compare, spread
-from cil.compare.tables import count, percent
+from cil.compare.comparison import FEW_SHOT, METRICS, Comparison, Row, Section, Spread, compare, difference, spread
+from cil.compare.tables import count, percent, points
 from cil.units import mib
 
 
@@ -89,6 +90,37 @@ def by_memory(section: Section) -> None:
     print(table(head, curves))
 
 
+def by_session(section: Section) -> None:
+    """Base and new classes at the end, accuracy and harmonic mean session by session, differences to ProtoNet."""
+    rows = sorted(section.rows, key=lambda row: -(row.metric("harmonic_mean").mean or 0))
+    keys = (*FEW_SHOT[:3], "false_negative_rate", "false_positive_rate", "performance_drop", METRICS[0])
+    lines = [
+        [row.label, str(len(row.runs)), *(percent(row.metric(key)) for key in keys), mib(row.final_bytes("strict"))]
+        for row in rows
+    ]
+    head = ["strategy", "seeds", "base", "new", "harmonic mean", "new taken for base", "base taken for new", "drop"]
+    print(table([*head, "average", "strict MiB"], lines))
+    sessions = [str(session) for session in range(len(section.task_sizes))]
+    for name in ("accuracy", "harmonic_mean"):
+        told = [[row.label, *map(percent, _sessions(row, name))] for row in rows]
+        print(table([f"{name.replace('_', ' ')} after session", *sessions], told))
+    base = next((row for row in rows if row.first.name == "ProtoNet"), rows[0])
+    compared = ("harmonic_mean", "new_accuracy", "base_accuracy", "last_accuracy")
+    told = []
+    for row in rows:
+        if row is base:
+            continue
+        pairs = [difference(row, base, metric) for metric in compared]
+        cells = [f"{points(p.mean)} ({points(p.low)} to {points(p.high)})" for p in pairs]
+        told.append([f"{row.label} - {base.label}", *cells])
+    print(table(["difference, 95 % interval", *(metric.replace("_", " ") for metric in compared)], told))
+
+
+def _sessions(row: Row, name: str) -> list[Spread]:
+    each = [run.content["few_shot"]["metrics"][row.evaluator][name] for run in row.runs]
+    return [spread(values) for values in zip(*each, strict=True)]
+
+
 def across(comparison: Comparison, metric: str) -> None:
     """A row for each strategy and memory, a column for each scenario, with one metric in percent."""
     names = list(dict.fromkeys((row.label, row.setting.text) for row in comparison.rows))
@@ -124,6 +156,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="of result files")
     parser.add_argument("--memory", action="store_true", help="a row for each memory, and areas")
     parser.add_argument("--across", metavar="METRIC", help="strategies x scenarios with this number of the results")
+    parser.add_argument("--few-shot", action="store_true", help="base and new classes, session by session")
     arguments = parser.parse_args()
     comparison = compare(arguments.folder)
     for item in comparison.left_out:
@@ -132,7 +165,8 @@ def main() -> None:
         across(comparison, arguments.across)
     else:
         for section in comparison.sections:
-            (by_memory if arguments.memory else by_strategy)(section)
+            chosen = by_memory if arguments.memory else by_session if arguments.few_shot else by_strategy
+            chosen(section)
     origin(comparison)
 
 

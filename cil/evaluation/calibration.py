@@ -172,14 +172,13 @@ def _similarity(axes: Axes, found: Calibration) -> Any:
     largest = found.weights.argmax(1)
     marked = [(place[int(base)], line) for line, base in enumerate(largest) if int(base) in place]
     x, y = zip(*marked, strict=True)
-    axes.scatter(x, y, s=10, color="#D55E00", label="takes most of")
+    axes.scatter(x, y, s=10, color="#D55E00")
     axes.set_xticks(range(len(columns)), [_short(found.base[base]) for base in columns], rotation=90, fontsize=6)
     axes.set_yticks(range(len(found.new)), [_short(name) for name in found.new], fontsize=6)
     rest = len(found.base) - len(columns)
     axes.set_xlabel("base classes" + f" ({rest} with smaller weights are not shown)" * (rest > 0))
     axes.set_ylabel("new classes, session by session")
-    axes.set_title("Which base classes new ones resemble", fontsize=10)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.02), frameon=False, fontsize=7)
+    axes.set_title("Which base classes new ones resemble (dot: the one that weighs most)", fontsize=10)
     return image
 
 
@@ -198,10 +197,12 @@ def _moves(axes: Axes, found: Calibration) -> None:
 
 
 def _decisions(axes: Axes, found: Calibration) -> None:
-    """A point for each new class, and the numbers of all classes."""
+    """Points for the new classes, larger where several fall together, and the numbers of all classes."""
     top = math.ceil(10 * max(0.1, float(np.nanmax(found.recall)))) * 10
     axes.plot([0, top], [0, top], color="#8C8C8C", linewidth=1, linestyle=":")
-    axes.scatter(100 * found.recall[:, 0], 100 * found.recall[:, 1], s=16, color="#0072B2")
+    places, counts = np.unique(100 * found.recall, axis=0, return_counts=True)
+    axes.scatter(places[:, 0], places[:, 1], s=16 * counts, color="#0072B2", alpha=0.8, linewidth=0)
+    axes.set_aspect("equal", anchor="N")
     axes.set_xlim(-2, top + 2)
     axes.set_ylim(-2, top + 2)
     axes.set_xlabel("accuracy of a new class, plain, %")
@@ -215,7 +216,7 @@ def _decisions(axes: Axes, found: Calibration) -> None:
 
 
 def _short(name: str) -> str:
-    return (name if len(name) <= 18 else name[:17] + "…").replace("$", r"\$")
+    return (name if len(name) <= 18 else "…" + name[-17:]).replace("$", r"\$")
 
 
 def write(found: Calibration, out: Path) -> list[Path]:
