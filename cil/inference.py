@@ -33,6 +33,7 @@ def passes(
     strategy.eval()
     # forward() may do more than score the features; only the inherited one is known to split in two.
     splits = type(strategy).forward is Strategy.forward
+    score = strategy.scorer() if need_scores and splits else None
     for start in range(0, len(data), BATCH):
         x = place.augmentation.test(data.gather(slice(start, start + BATCH)).to(place.device))
         x = x.flip(3) if flip else x
@@ -41,7 +42,7 @@ def passes(
             if not need_scores:
                 scores = features.new_empty(len(x), 0)
             else:
-                scores = strategy.scores(features) if splits else strategy(x)
+                scores = score(features) if score else strategy(x)
         yield features.float(), scores.float()
 
 

@@ -15,6 +15,7 @@ while ``fit`` runs and must survive an interruption is a parameter or a buffer, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
@@ -114,6 +115,10 @@ class Strategy(nn.Module):
     def scores(self, features: Tensor) -> Tensor:
         """Scores from features, where the two steps of prediction can be told apart: (B, D) -> (B, K)."""
         return self.model.head(features)
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """:meth:`scores` for many batches in a row: what they share may be computed here, once."""
+        return self.scores
 
     def forward(self, x: Tensor) -> Tensor:
         """One score for each class seen: (B, C, H, W) -> (B, K)."""

@@ -14,6 +14,8 @@ K covariances are K D (D + 1) / 2 numbers, which outweigh a network soon; the le
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,13 +86,18 @@ class FeCAM(Prototypical):
         spread = full.diagonal(dim1=1, dim2=2).sqrt()  # (K, D)
         return full / (spread[:, :, None] * spread[:, None, :])
 
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        factors, centres = torch.linalg.cholesky(self.correlations()).float(), self.centres().float()
+
+        def distances(features: Tensor) -> Tensor:
+            x = F.normalize(features.float(), dim=1)
+            out = x.new_empty(len(x), len(centres))
+            for k, (factor, centre) in enumerate(zip(factors, centres, strict=True)):
+                whitened = torch.linalg.solve_triangular(factor, (x - centre).T, upper=False)  # (D, B)
+                out[:, k] = -whitened.square().sum(0)
+            return out
+
+        return distances
+
     def scores(self, features: Tensor) -> Tensor:
-        x = F.normalize(features.double(), dim=1)
-        factors = torch.linalg.cholesky(self.correlations())
-        return torch.stack(
-            [
-                -torch.linalg.solve_triangular(factor, (x - centre).T, upper=False).square().sum(0)
-                for factor, centre in zip(factors, self.centres(), strict=True)
-            ],
-            dim=1,
-        )
+        return self.scorer()(features)
