@@ -39,10 +39,10 @@ def passes(
         x = x.flip(3) if flip else x
         with place.autocast():
             features = strategy.features(x)
-            if not need_scores:
-                scores = features.new_empty(len(x), 0)
+            if score:
+                scores = score(features)
             else:
-                scores = score(features) if score else strategy(x)
+                scores = strategy(x) if need_scores else features.new_empty(len(x), 0)
         yield features.float(), scores.float()
 
 
