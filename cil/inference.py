@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,19 +31,27 @@ def passes(
         need_scores: False leaves the scores empty (B, 0).
     """
     strategy.eval()
-    # forward() may do more than score the features; only the inherited one is known to split in two.
-    splits = type(strategy).forward is Strategy.forward
-    score = strategy.scorer() if need_scores and splits else None
+    score = _scorer(strategy) if need_scores else _none
     for start in range(0, len(data), BATCH):
         x = place.augmentation.test(data.gather(slice(start, start + BATCH)).to(place.device))
         x = x.flip(3) if flip else x
         with place.autocast():
             features = strategy.features(x)
-            if score:
-                scores = score(features)
-            else:
-                scores = strategy(x) if need_scores else features.new_empty(len(x), 0)
+            scores = score(x, features)
         yield features.float(), scores.float()
+
+
+def _scorer(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
+    """What scores images (B, C, H, W) with features (B, D) -> (B, K)."""
+    # forward() may do more than score the features; only the inherited one is known to split in two.
+    if type(strategy).forward is not Strategy.forward:
+        return lambda x, features: strategy(x)
+    score = strategy.scorer()
+    return lambda x, features: score(features)
+
+
+def _none(x: Tensor, features: Tensor) -> Tensor:
+    return features.new_empty(len(x), 0)
 
 
 def features_of(strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False) -> Tensor:
