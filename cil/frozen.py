@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -100,8 +100,12 @@ class CosinePrototypes(Prototypical):
         """What features are compared with, one row a class: float64 (K, D)."""
         return F.normalize(self.prototypes.means, dim=1)
 
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        rows = F.normalize(self.rows(), dim=1)
+        return lambda features: F.linear(F.normalize(features.double(), dim=1), rows)
+
     def scores(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features.double(), dim=1), F.normalize(self.rows(), dim=1))
+        return self.scorer()(features)
 
 
 class Analytic(Frozen):

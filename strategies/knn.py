@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from cil import distributed
@@ -54,7 +53,7 @@ class KNN(Frozen):
         every, owners = distributed.gather(features), distributed.gather(labels)
         for label in task.present:
             own = every[owners == label]
-            self.kept.keep(own[herding(F.normalize(own, dim=1), len(own))], label)
+            self.kept.keep(own[herding(own, self.kept.features.shape[1])], label)
 
     def scores(self, features: Tensor) -> Tensor:
         return self.kept.votes(features, self.k, self.temperature)

@@ -8,6 +8,7 @@ compares them; ``distance: euclidean`` is the squared distance of the paper.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ class ProtoNet(CosinePrototypes):
         super().__init__(model)
         self.distance = distance
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scorer(self) -> Callable[[Tensor], Tensor]:
         if self.distance == "cosine":
-            return super().scores(features)
-        return -torch.cdist(features.double(), self.prototypes.means).square()
+            return super().scorer()
+        return lambda features: -torch.cdist(features.double(), self.prototypes.means).square()

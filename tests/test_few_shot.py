@@ -26,6 +26,7 @@ from cil.errors import UserError
 from cil.evaluation import few_shot, few_shot_report
 from cil.evaluation.report import jsonable, results
 from cil.lab import Lab
+from cil.memory.exemplars import Memory
 from cil.nets.heads import CosineHead
 from cil.nets.network import Network
 from cil.ops.calibration import calibrated, similarity_weights
@@ -391,6 +392,12 @@ def test_knn_keeps_so_many_of_each_class_and_a_budget_may_decide_how_many():
     task = experiment.scenario.tasks[-1]
     x = experiment.place(0).augmentation.test(task.train.gather())
     assert torch.equal(strategy(x).argmax(1), task.train.labels)
+    sized = few_shot_experiment(KNN, per_class=None)
+    bytes_with_3 = 7 * (3 * 4 * 4 + 8) + 4  # float32 features of four numbers and a count each; the head's scale
+    for more, wanted in ((0, 3), (7 * 16 - 1, 3), (7 * 16, 4)):
+        sized.memory = Memory(budget=bytes_with_3 + more)
+        sized = dataclasses.replace(sized)  # limits are fixed once asked for
+        assert sized.sized == ("per_class", wanted)
     with pytest.raises(UserError, match=r"k and per_class must be >= 1 and temperature > 0; they are 0, 3 and 0\.07"):
         trace(KNN, k=0, per_class=3)
 
