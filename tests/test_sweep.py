@@ -133,6 +133,13 @@ def test_budgets_have_names_and_methods_choose_among_them(tmp_path):
     assert (own.budget, options(own).memory.exemplars) == ("protocol", 100)
 
 
+def test_methods_choose_among_protocols(tmp_path):
+    protocols = {"short": {"config": DIGITS, "trainer.epochs": 1}, "long": {"config": DIGITS, "trainer.epochs": 2}}
+    methods = {"replay": method("replay"), "wa": {"config": method("wa"), "protocols": ["long"]}}
+    runs = expand(tmp_path, protocols=protocols, methods=methods, budgets=None)
+    assert [(run.protocol, run.method) for run in runs] == [("short", "replay"), ("long", "replay"), ("long", "wa")]
+
+
 def test_methods_without_a_choice_of_exemplars_run_once_for_each_seed(tmp_path):
     methods = {name: method(name) for name in ("finetune", "replay", "joint")}
     runs = expand(tmp_path, methods=methods, budgets=[{"exemplars": 20}, {"per_class": 5}], seeds=[0, 1])
@@ -239,6 +246,10 @@ MISTAKES = {
     "unknown budget of a method": (
         {"methods": {"wa": {"config": method("wa"), "budgets": ["exemplars-5"]}}},
         ["methods.wa.budgets: no 'exemplars-5'", "did you mean 'exemplars-50'?"],
+    ),
+    "typo in a protocol": (
+        {"methods": {"wa": {"config": method("wa"), "protocols": ["digit"]}}},
+        ["methods.wa.protocols: no 'digit'", "did you mean 'digits'?"],
     ),
     "cell of a method that runs once": (
         {

@@ -29,7 +29,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Method:
-    """Files and options of a method, and the budgets it is run at.
+    """Files and options of a method, and the protocols and budgets it is run at.
 
     With a ``memory`` of its own it is run once for each seed, whatever the budgets.
     """
@@ -37,6 +37,7 @@ class Method:
     name: str
     files: tuple[str, ...]
     options: Options
+    protocols: tuple[str, ...]
     budgets: tuple[str, ...]
     memory: Options | None
 
@@ -86,8 +87,9 @@ def read(path: str) -> Sweep:
         Protocol(str(name), *_part(f"{where}: protocols.{name}", value))
         for name, value in _mapping(f"{where}: protocols", content["protocols"]).items()
     )
+    known = [protocol.name for protocol in protocols]
     methods = tuple(
-        _method(f"{where}: methods.{name}", str(name), value, names)
+        _method(f"{where}: methods.{name}", str(name), value, known, names)
         for name, value in _mapping(f"{where}: methods", content["methods"]).items()
     )
     legal = [method.name for method in methods]
@@ -144,19 +146,22 @@ def _part(where: str, value: Any, more: tuple[str, ...] | None = None) -> tuple[
     return files, {**_options(where, rest), **_options(f"{where}.set", value.get("set", {}))}
 
 
-def _method(where: str, name: str, value: Any, budgets: list[str]) -> Method:
-    files, options = _part(where, value, more=("memory", "budgets", "except"))
+def _method(where: str, name: str, value: Any, protocols: list[str], budgets: list[str]) -> Method:
+    files, options = _part(where, value, more=("memory", "protocols", "budgets", "except"))
     rest = value if isinstance(value, dict) else {}
-    chosen = {}
-    for key, default in (("budgets", budgets), ("except", [])):
-        chosen[key] = rest.get(key, default)
-        if not isinstance(chosen[key], list):
-            raise UserError(f"{where}.{key}: a list of names of budgets, not {chosen[key]!r}")
-        chosen[key] = [str(budget) for budget in chosen[key]]
-        _refuse_unknown(f"{where}.{key}", chosen[key], budgets)
-    allowed = tuple(budget for budget in budgets if budget in chosen["budgets"] and budget not in chosen["except"])
+
+    def chosen(key: str, legal: list[str], default: list[str], kind: str) -> list[str]:
+        names = rest.get(key, default)
+        if not isinstance(names, list):
+            raise UserError(f"{where}.{key}: a list of names of {kind}, not {names!r}")
+        _refuse_unknown(f"{where}.{key}", map(str, names), legal)
+        return [name for name in legal if name in map(str, names)]
+
+    excepted = chosen("except", budgets, [], "budgets")
+    allowed = [name for name in chosen("budgets", budgets, budgets, "budgets") if name not in excepted]
+    only = chosen("protocols", protocols, protocols, "protocols")
     memory = _memory(f"{where}.memory", rest["memory"]) if "memory" in rest else None
-    return Method(name, files, options, allowed, memory)
+    return Method(name, files, options, tuple(only), tuple(allowed), memory)
 
 
 def _budgets(where: str, value: Any) -> Iterator[Budget]:

@@ -86,7 +86,7 @@ def expand(sweep: Sweep) -> list[Run]:
                 places[place] = run.name
                 runs.append(run)
     if not runs:
-        raise UserError("there is nothing to run: every method is excluded from every budget")
+        raise UserError("there is nothing to run: every method is excluded from every budget or protocol")
     return runs
 
 
@@ -94,7 +94,8 @@ def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, tuple[i
     """Budget, method, seeds and command line of each cell; a method outside all budgets comes at its first."""
     common = [*_files(protocol.files), *_words(protocol.options)]
     heads, kinds, stated = {}, {}, {}
-    for method in sweep.methods:
+    methods = [method for method in sweep.methods if protocol.name in method.protocols]
+    for method in methods:
         head = [*common, *_files(method.files), *_words(sweep.options), *_words(method.options)]
         with naming(f"{protocol.name}/{method.name}"):
             _, config = cfg.parse(head)
@@ -102,7 +103,7 @@ def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, tuple[i
             kinds[method.name] = cfg.find_class("strategy", config.strategy.class_path)
     once = set()
     for budget in sweep.budgets:
-        for method in sweep.methods:
+        for method in methods:
             if budget.name not in method.budgets:
                 continue
             further = budget.methods.get(method.name, {})
