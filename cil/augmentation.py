@@ -110,19 +110,28 @@ class Bound:
         self.pad, self.flip, self.brightness, self.size, self.input_size = pad, flip, brightness, size, input_size
         self.mean, self.std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
-    def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, C, H', W'), randomly cropped, flipped, jittered, normalised."""
-        x = self.resize(x)
+    def train(
+        self, x: Tensor, generator: torch.Generator, *, of: int | None = None, part: slice = slice(None)
+    ) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H', W'), randomly cropped, flipped, jittered, normalised.
+
+        Args:
+            x: a batch, or a part of one.
+            generator: drawn from for every image of the whole batch, so that parts are augmented as the whole would be.
+            of: images of the whole batch; None: x is all of it.
+            part: which of them x is.
+        """
+        x, of = self.resize(x), len(x) if of is None else of
         if self.size:
-            x = resized_crop(x, self.size, generator)
+            x = resized_crop(x, self.size, torch.rand(4, of, generator=generator)[:, part])
         elif self.pad:
-            x = shifted(x, self.pad, generator)
+            x = shifted(x, self.pad, torch.randint(0, 2 * self.pad + 1, (2, of), generator=generator)[:, part])
         if self.flip:
-            mirror = torch.rand(len(x), generator=generator).lt(0.5).to(x.device)
+            mirror = torch.rand(of, generator=generator)[part].lt(0.5).to(x.device)
             x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(3), x)
         x = x.float() / 255
         if self.brightness:
-            factor = 1 + self.brightness * (2 * torch.rand(len(x), generator=generator) - 1)
+            factor = 1 + self.brightness * (2 * torch.rand(of, generator=generator)[part] - 1)
             x = (x * factor.to(x.device).view(-1, 1, 1, 1)).clamp_(max=1)
         return self.normalise(x)
 
@@ -148,10 +157,19 @@ class Bound:
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-def shifted(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Crop each image at its own random place out of itself padded with zeros. (B, C, H, W) -> (B, C, H, W)"""
+def shifted(x: Tensor, pad: int, corners: Tensor) -> Tensor:
+    """Crop each image at its own place out of itself padded with zeros.
+
+    Args:
+        x: (B, C, H, W).
+        pad: zeros on each side.
+        corners: top and left of each crop, (2, B), from 0 to 2 * pad.
+
+    Returns:
+        (B, C, H, W)
+    """
     batch, _, height, width = x.shape
-    top, left = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator).to(x.device)
+    top, left = corners.to(x.device)
     padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # (B, H + 2p, W + 2p, C)
     rows = (top[:, None] + torch.arange(height, device=x.device))[:, :, None]  # (B, H, 1)
     columns = (left[:, None] + torch.arange(width, device=x.device))[:, None, :]  # (B, 1, W)
@@ -159,13 +177,20 @@ def shifted(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     return padded[one, rows, columns].permute(0, 3, 1, 2)
 
 
-def resized_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def resized_crop(x: Tensor, size: int, draw: Tensor) -> Tensor:
     """Cut a box of 8-100 % of the area and aspect ratio 3/4-4/3 from each image and resize it to size x size.
 
-    (B, C, H, W) uint8 -> (B, C, size, size) uint8. The box is clamped to the image; resampling is bilinear.
+    The box is clamped to the image; resampling is bilinear.
+
+    Args:
+        x: uint8 (B, C, H, W).
+        size: side of the result.
+        draw: uniform in [0, 1), (4, B): area, aspect ratio and the two coordinates of the centre.
+
+    Returns:
+        uint8 (B, C, size, size)
     """
     batch, _, height, width = x.shape
-    draw = torch.rand(4, batch, generator=generator)
     area = (0.08 + 0.92 * draw[0]) * height * width
     ratio = torch.exp((2 * draw[1] - 1) * torch.log(torch.tensor(4 / 3)))
     box_w = (area * ratio).sqrt().clamp(max=width) / width  # fractions of the image

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from cil.checkpoint import write_atomic
+from cil.data import ImageSet
 from cil.units import mib
 
 try:
@@ -49,10 +50,10 @@ except ImportError:  # not on Windows, where two processes may compute the same
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from cil.data import ImageSet
     from cil.experiment import Experiment
     from cil.nets.pretrained import Pretrained
     from cil.progress import Progress
+    from cil.trainer import Place
 
 FORMAT = 1
 SEGMENT = 8192  # images: what an interruption can lose
@@ -408,6 +409,8 @@ class Features:
         self.hits = self.misses = 0
         self._keys: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
         self._open: dict[str, Index | None] = {}
+        self._tested: np.ndarray | None = None  # the array of the scenario's test images
+        self._positions: dict[str, np.ndarray] = {}  # under a key, where the features of its rows are
 
     def key(self, backbone: Pretrained, device: torch.device) -> str | None:
         """The key of a backbone as it is now; None where torch does not tell whether a tensor changed."""
@@ -431,9 +434,7 @@ class Features:
 
         Images that are not on the grid of 256 values were augmented; they and those that are not known are computed.
         """
-        # Whoever watches a part of the network with a hook is to see every image pass.
-        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in backbone.body.modules())
-        key = None if backbone.preprocessing is None or hooked else self.key(backbone, x.device)
+        key = None if backbone.preprocessing is None or _hooked(backbone) else self.key(backbone, x.device)
         index = None if key is None else self.index(key)
         if index is None:
             return backbone.compute(x)
@@ -452,6 +453,43 @@ class Features:
             out[missing] = backbone.compute(x[missing])
         return out
 
+    def of_test_images(self, backbone: Pretrained, data: ImageSet, place: Place) -> Callable[[slice], Tensor] | None:
+        """What reads the features of test images by their place in a set, without a look at their pixels.
+
+        A stream is tested many times; each image is hashed only once for that.
+
+        Args:
+            backbone: frozen, within the precision of the run.
+            data: test images.
+            place: of the run.
+
+        Returns:
+            (a slice of the set) -> (B, D); None if the cache lacks some, or these are no test images.
+        """
+        if type(data) is not ImageSet or data.base is not self._tested or _hooked(backbone):
+            return None
+        key = self.key(backbone, place.device)
+        index = None if key is None else self.index(key)
+        if key is None or index is None:
+            return None
+        if key not in self._positions:
+            self._positions[key] = np.full(len(data.base), -1)
+        positions = self._positions[key]
+        unknown = data.subset(np.flatnonzero(positions[data.rows] < 0))
+        for start in range(0, len(unknown), BATCH):
+            part = slice(start, start + BATCH)
+            exact, images = on_grid(place.augmentation.test(unknown.gather(part).to(place.device)))
+            positions[unknown.rows[part]] = np.where(exact, index.find(digests(images)), -1)
+        at = positions[data.rows]
+        if (at < 0).any():
+            return None
+
+        def read(part: slice) -> Tensor:
+            self.hits += len(at[part])
+            return torch.from_numpy(index.features(at[part])).to(place.device)
+
+        return read
+
     def prepare(self, experiment: Experiment, progress: Progress) -> None:
         """Compute the features of all images of a scenario that are missing, and keep them.
 
@@ -469,6 +507,7 @@ class Features:
         if place.augmentation.size:
             progress.say("features are not cached: the augmentation crops test images")
             return
+        self._tested = experiment.scenario.test.base
         with place.autocast(), torch.no_grad():
             key = self.key(backbone, place.device)
             assert key is not None, "a fresh backbone's tensors are plain ones"
@@ -487,6 +526,11 @@ class Features:
             except OSError as error:
                 progress.warn(f"feature cache: {self.store.root}: {error}; going on with what it holds")
                 self._open.pop(key, None)
+
+
+def _hooked(backbone: Pretrained) -> bool:
+    """Whether somebody watches a part of the network, who is to see every image pass."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in backbone.body.modules())
 
 
 class _Filling:

@@ -24,6 +24,7 @@ from cil.cache import Store, default_root
 from cil.data import Dataset
 from cil.errors import UserError, nearest, unknown
 from cil.experiment import Experiment
+from cil.machine import pick_device, pick_precision
 from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network, find_backbone
@@ -55,7 +56,9 @@ def settings(
     seed: int = 0,
     seeds: dict[Literal["init", "data", "exemplars"], int] | None = None,
     device: str = "auto",
-    precision: Literal["32", "bf16-mixed", 32] = "32",
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed", "64", 32, 64] = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
     threads: int | None = None,
     run_dir: str | None = None,
     checkpoint_every: int = 10,
@@ -77,7 +80,11 @@ def settings(
         seed: of initial weights, of data order and augmentation, and of exemplar selection.
         seeds: other seeds for ``init``, ``data`` or ``exemplars`` alone, such as ``{init: 3}``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: ``32``, or ``bf16-mixed`` for matrix products in bfloat16.
+        precision: ``32``, ``64``, or ``bf16-mixed`` or, on NVIDIA GPUs, ``16-mixed`` for matrix products in half
+            precision; ``auto`` is mixed where the device computes that fast, else ``32``.
+        devices: processes on this machine that learn together, each on a GPU of its own or a part of the processor;
+            ``trainer.batch_size`` is shared among them. Under ``torchrun`` its ``--nproc-per-node``.
+        num_nodes: machines, each of which starts the same command under ``torchrun``.
         threads: processor threads; null: all cores. A CPU run is bit-identical to another with as many threads.
         run_dir: folder of the run; null: ``runs/<strategy>-<data>-seed<seed>``.
         checkpoint_every: epochs between checkpoints inside a task; 0: only after tasks.
@@ -173,6 +180,7 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
             raise UserError(f"threads: {built.threads} must be >= 1 or null")
         torch.set_num_threads(built.threads)
     dataset = load(built.data, root=built.root, image_size=built.image_size)
+    device = pick_device(built.device)
     seeds = Seeds(**{name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {}))
     scenario = built.scenario.build(dataset, seeds.data)
     channels = scenario.image_shape[0]
@@ -187,8 +195,8 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         augmentation=built.augmentation,
         seeds=seeds,
         evaluators=tuple(built.evaluators or ()),
-        device=pick_device(built.device),
-        precision=str(built.precision),
+        device=device,
+        precision=pick_precision(str(built.precision), device),
         reference=reference(built.memory.budget, built.model, channels),
     )
 
@@ -257,22 +265,6 @@ def feature_store(cache: str | None, limit: int | str) -> Store | None:
     if root.exists() and not root.is_dir():
         raise UserError(f"cache: {root} is a file; legal: auto, null or a folder")
     return Store(root, size)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` is the best one present.
-
-    Raises:
-        UserError: torch does not know it or it is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: '{name}' is not available here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def command(argv: Sequence[str], program: str) -> str:

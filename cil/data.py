@@ -39,6 +39,16 @@ class ImageSet:
         return f"ImageSet({len(self)} images of {self.image_shape})"
 
     @property
+    def base(self) -> np.ndarray:
+        """The array that this is a view of, uint8 (M, H, W, C)."""
+        return self._images
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Which rows of ``base`` it shows, int64 (N,)."""
+        return self._index
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         height, width, channels = self._images.shape[1:]
@@ -59,7 +69,7 @@ class ImageSet:
         """The images at these positions for the network: uint8 (B, C, H, W), channels last in memory."""
         return torch.from_numpy(self.raw(index)).permute(0, 3, 1, 2)
 
-    def subset(self, index: np.ndarray | Tensor) -> ImageSet:
+    def subset(self, index: np.ndarray | Tensor | Sequence[int]) -> ImageSet:
         """The view that shows only these positions, in this order. No image is copied."""
         index = np.asarray(index, dtype=np.int64)
         return ImageSet(self._images, self.labels[torch.from_numpy(index)], self._index[index])
@@ -118,7 +128,7 @@ class Joined(ImageSet):
             out[mine] = part.raw(index[mine] - start)
         return out
 
-    def subset(self, index: np.ndarray | Tensor) -> ImageSet:
+    def subset(self, index: np.ndarray | Tensor | Sequence[int]) -> ImageSet:
         index = np.asarray(index, dtype=np.int64)
         return ImageSet(self.raw(index), self.labels[torch.from_numpy(index)])
 

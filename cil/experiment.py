@@ -38,7 +38,7 @@ class Experiment:
         seeds: of initialisation, data and exemplars.
         evaluators: names out of ``cil.evaluation.accuracy.EVALUATORS``; empty: all that the memory allows.
         device: where to compute.
-        precision: ``32`` or ``bf16-mixed``.
+        precision: ``32``, ``bf16-mixed``, ``16-mixed`` or ``64``.
         reference: the other method whose size is the budget, where the memory's budget names one.
     """
 
@@ -228,6 +228,8 @@ class Experiment:
 
     def settle(self, strategy: Strategy) -> Strategy:
         """Move the strategy, and what has grown on it, to the device in the layout that convolutions like best."""
+        if self.precision == "64":
+            strategy = strategy.double()
         return strategy.to(self.device).to(memory_format=torch.channels_last)
 
     @cached_property

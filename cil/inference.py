@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cil import cache, distributed
 from cil.data import ImageSet
+from cil.nets.pretrained import Pretrained
 from cil.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -32,22 +34,42 @@ def passes(
     """
     strategy.eval()
     score = _scorer(strategy) if need_scores else _none
+    kept = None if flip else _kept(strategy, data, place)
     for start in range(0, len(data), BATCH):
-        x = place.augmentation.test(data.gather(slice(start, start + BATCH)).to(place.device))
-        x = x.flip(3) if flip else x
+        part = slice(start, start + BATCH)
+        if kept:
+            x = features = kept(part)
+        else:
+            x = place.augmentation.test(data.gather(part).to(place.device)).to(place.dtype)
+            x = x.flip(3) if flip else x
         with place.autocast():
-            features = strategy.features(x)
+            if not kept:
+                features = strategy.features(x)
             scores = score(x, features)
-        yield features.float(), scores.float()
+        yield features.to(place.dtype), scores.to(place.dtype)
+
+
+def _splits(strategy: Strategy) -> bool:
+    """Whether scores are known to follow from features alone; a ``forward`` of its own may do more."""
+    return type(strategy).forward is Strategy.forward
 
 
 def _scorer(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
     """What scores images (B, C, H, W) with features (B, D) -> (B, K)."""
-    # forward() may do more than score the features; only the inherited one is known to split in two.
-    if type(strategy).forward is not Strategy.forward:
+    if not _splits(strategy):
         return lambda x, features: strategy(x)
     score = strategy.scorer()
     return lambda x, features: score(features)
+
+
+def _kept(strategy: Strategy, data: ImageSet, place: Place) -> Callable[[slice], Tensor] | None:
+    """What reads features from the cache without a look at the images; None: the images have to pass."""
+    features, backbone = cache.active(), strategy.model.backbone
+    plain = _splits(strategy) and type(strategy).features is Strategy.features
+    if features is None or not plain or not isinstance(backbone, Pretrained) or not backbone.frozen:
+        return None
+    with place.autocast():
+        return features.of_test_images(backbone, data, place)
 
 
 def _none(x: Tensor, features: Tensor) -> Tensor:
@@ -55,5 +77,11 @@ def _none(x: Tensor, features: Tensor) -> Tensor:
 
 
 def features_of(strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False) -> Tensor:
-    """The current features of a set of images, without augmentation: (N, D) on the run's device."""
-    return torch.cat([features for features, _ in passes(strategy, data, place, flip=flip, need_scores=False)])
+    """The current features of a set of images, without augmentation: (N, D) on the run's device.
+
+    Several processes share the work, and each gets all features.
+    """
+    own = distributed.own(data)
+    # A process without images of its own looks at one, to know how long features are.
+    found = [features for features, _ in passes(strategy, own or data.subset([0]), place, flip=flip, need_scores=False)]
+    return distributed.gather(torch.cat(found)[: len(own)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cil import checkpoint as ckpt
+from cil import distributed
 from cil.checkpoint import Checkpoints, DamagedError, Moment
+from cil.compute import Compute
 from cil.experiment import Experiment
 from cil.memory.exemplars import Exemplars
 from cil.progress import Progress
@@ -31,12 +32,19 @@ class Start:
         self.exemplars = Exemplars(experiment.memory, experiment.scenario.image_shape)
         self.records: list[Record] = []
         self.inside: Inside = {}  # stage: (epochs done, tensors)
-        self.spent = 0.0  # seconds already spent in the interrupted task
+        self.compute = Compute()  # of the interrupted task so far
 
 
 def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
-    """The newest state that is intact; damaged checkpoints are reported, removed and passed over."""
+    """The newest state that is intact; damaged checkpoints are reported, removed and passed over.
 
+    Of several processes the first one removes, and the others read afterwards.
+    """
+    with distributed.first_alone():
+        return _restore(experiment, checkpoints, progress)
+
+
+def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
     def attempt(moment: Moment) -> tuple[dict[str, Tensor], Record] | None:
         try:
             return checkpoints.load(moment)
@@ -58,13 +66,13 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress
             passed = sum(len(task.train) for task in experiment.scenario.tasks[: moment.task + 1])
             start.exemplars.load(ckpt.under("exemplars", tensors), passed)
             break
-    current = len(start.records)
+    current, spent = len(start.records), start.compute.state()
     for moment in reversed([moment for moment in moments if moment.inside and moment.task == current]):
         stage = int(moment.stage)
         if stage not in start.inside and (loaded := attempt(moment)):
             tensors, record = loaded
             start.inside[stage] = (int(moment.epoch), tensors)
-            start.spent = max(start.spent, record["seconds"])
+            spent = max(spent, record["compute"], key=lambda state: sum(state["seconds"].values()))
     # A stage is of use only if all stages before it are there to the end; epochs tell, since ends are always kept.
     useful: Inside = {}
     for stage in range(len(start.inside)):
@@ -74,8 +82,8 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress
         if not bool(start.inside[stage][1]["done"]):
             break
     start.inside = useful
-    if not useful:
-        start.spent = 0.0
+    if useful:
+        start.compute.load(spent)
     if moments:
         kind = "piece" if experiment.scenario.streams else "task"
         where = f"{kind} {current + 1}" + (f", epoch {max(e for e, _ in useful.values())}" if useful else "")
@@ -86,7 +94,12 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress
 def save_boundary(
     checkpoints: Checkpoints, task: Task, strategy: Strategy, exemplars: Exemplars, records: Sequence[Record]
 ) -> None:
-    """Write the state after a task; keep the one written before in case this one is damaged, and drop what is older."""
+    """Write the state after a task; keep the one written before in case this one is damaged, and drop what is older.
+
+    Of several processes the first one writes.
+    """
+    if not distributed.is_first():
+        return
     tensors = {
         **ckpt.with_prefix("strategy", strategy.state_dict()),
         **ckpt.with_prefix("exemplars", exemplars.state()),
@@ -106,10 +119,10 @@ class Keeper:
         every: int,
         inside: Inside,
         progress: Progress,
-        began: float,
+        compute: Compute,
     ) -> None:
         self.task, self.checkpoints, self.every = task, checkpoints, every
-        self.inside, self.progress, self.began = inside, progress, began
+        self.inside, self.progress, self.compute = inside, progress, compute
 
     def epoch_starts(self, stage: int, epoch: int, epochs: int, steps: int) -> None:
         self.progress.epoch_starts(self.task, stage, epoch, epochs, steps)
@@ -134,7 +147,8 @@ class Keeper:
         self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
     ) -> None:
         done = epoch + 1 == epochs
-        if not self.checkpoints or not self.every or not (done or (epoch + 1) % self.every == 0):
+        wanted = self.every and (done or (epoch + 1) % self.every == 0)
+        if not self.checkpoints or not wanted or not distributed.is_first():
             return
         tensors = {
             **ckpt.with_prefix("strategy", strategy.state_dict()),
@@ -143,6 +157,6 @@ class Keeper:
             "done": torch.tensor(done),
         }
         moment = Moment(self.task.index, stage, epoch + 1)
-        self.checkpoints.save(moment, tensors, {"seconds": time.perf_counter() - self.began})
+        self.checkpoints.save(moment, tensors, {"compute": self.compute.state()})
         newest = [m for m in self.checkpoints.moments() if m.task == self.task.index and m.stage == stage][-2:]
         self.checkpoints.prune(lambda m: not m.inside or m.stage != stage or m in newest)

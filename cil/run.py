@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from cil.checkpoint import Checkpoints
+from cil.compute import Compute, flops, peak_memory, reset_peak
 from cil.data import ImageSet
 from cil.evaluation import few_shot, metrics
 from cil.evaluation.accuracy import Predictions, evaluate
@@ -59,34 +59,47 @@ def run(
         on_task(records, strategy, exemplars)
     with progress.tasks(len(scenario.tasks), done=len(records)):
         for task in scenario.tasks[len(records) :]:
-            began = time.perf_counter()
+            compute, start.compute = start.compute, Compute()
+            reset_peak(experiment.device)
             # A stream's state is written where a phase ends: one for each piece may be more than is learned in it.
             ends = task.boundary or task.index in scenario.phase_ends
             inside = checkpoints if task.boundary else None
-            keeper = Keeper(task, inside, checkpoint_every, start.inside, progress, began - start.spent)
+            keeper = Keeper(task, inside, checkpoint_every, start.inside, progress, compute)
             place = experiment.place(task.index, keeper)
+            place.compute = compute
             trainer = experiment.trainer.at(place)
             task = hold_out(task, trainer, scenario, experiment.seeds.data)
             stored = len(exemplars) if experiment.memory.codec != "raw" else 0
             decoded = (stored + len(task.train) * experiment.memory.code_new) * scenario.test.image_bytes
-            ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
-            learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
-            select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
-            seen = scenario.test.of_classes(range(task.n_seen))
-            predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place)
-            size = measure_run(strategy, exemplars)
-            if limits.budget:
-                assert_kept(limits.budget, limits.sizes[task.index], limits.rooms[task.index] or 0, size)
-            seconds = time.perf_counter() - began + start.spent
-            record = make_record(scenario, task, predictions, size, len(exemplars), trainer, seconds)
+            with compute.phase("other"):
+                with compute.phase("evaluation"):
+                    ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
+                learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
+                with compute.phase("selection"):
+                    select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
+                seen = scenario.test.of_classes(range(task.n_seen))
+                with compute.phase("evaluation"):
+                    predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place)
+                size = measure_run(strategy, exemplars)
+                if limits.budget:
+                    assert_kept(limits.budget, limits.sizes[task.index], limits.rooms[task.index] or 0, size)
+                needed, forward_flops = needed_to_predict(strategy, seen, task, place) if ends else (None, None)
+            record = make_record(scenario, task, predictions, size, len(exemplars), trainer, compute)
             record["training_bytes"] = held_while_training(trainer, size, decoded)
-            record["inference_bytes"] = needed_to_predict(strategy, seen, task, place)
+            record["inference_bytes"] = needed
+            record["compute"] = {
+                **compute.state(),
+                "forward_flops": forward_flops,
+                "peak_bytes": peak_memory(experiment.device),
+            }
             if ahead:
                 record["near_future"] = ahead
             records.append(record)
-            start.inside, start.spent = {}, 0.0
+            start.inside = {}
             if checkpoints and ends:
-                save_boundary(checkpoints, task, strategy, exemplars, records)
+                with compute.phase("checkpoint"):
+                    save_boundary(checkpoints, task, strategy, exemplars, records)
+                record["compute"] |= compute.state()
             if on_task:
                 on_task(records, strategy, exemplars)
             progress.task_done(task, predictions, size, ended=told(scenario, task) if ends else None)
@@ -152,11 +165,13 @@ def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[
     return {"teachers": teachers, "optimizer": trainer.peak_optimizer, "decoded": decoded}
 
 
-def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: Place) -> int:
-    """Bytes of the state that the method's own evaluator reads, class means included."""
+def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: Place) -> tuple[int, int]:
+    """What the method's own evaluator needs: bytes of the state that it reads, class means included, and operations."""
     n_means = 0 if strategy.evaluator == "linear" else task.n_seen
-    x = place.augmentation.test(images.gather(slice(0, 1)).to(place.device))
-    return inference_bytes(strategy, x, n_means=n_means)
+    x = place.augmentation.test(images.gather(slice(0, 1)).to(place.device)).to(place.dtype)
+    with flops() as counted:
+        needed = inference_bytes(strategy, x, n_means=n_means)
+    return needed, counted.total
 
 
 def make_record(
@@ -166,7 +181,7 @@ def make_record(
     size: Bytes,
     n_exemplars: int,
     trainer: Trainer,
-    seconds: float,
+    compute: Compute,
 ) -> Record:
     """What one task adds to ``results.json``; the schema is described in ``docs/results_schema.md``."""
     owner = scenario.task_of_class[: task.n_seen]
@@ -189,7 +204,7 @@ def make_record(
         "classes": list(task.new),
         "n_seen": task.n_seen,
         "train_images": len(task.train),
-        "seconds": seconds,
+        "seconds": sum(compute.seconds.values()),
         "images_per_second": trainer.images / trainer.seconds if trainer.seconds else None,
         "exemplars": n_exemplars,
         "bytes": dict(size),

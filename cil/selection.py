@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cil import distributed
 from cil.checkpoint import under, with_prefix
 from cil.data import ImageSet
 from cil.errors import UserError
@@ -81,13 +82,13 @@ def judge(images: ImageSet, place: Place) -> Callable[[Strategy], float]:
     @torch.inference_mode()
     def accuracy(strategy: Strategy) -> float:
         strategy.eval()
-        right = 0
-        for start in range(0, len(images), BATCH):
-            x = place.augmentation.test(images.gather(slice(start, start + BATCH)).to(place.device))
+        right, own = torch.zeros((), dtype=torch.int64, device=place.device), distributed.own(images)
+        for start in range(0, len(own), BATCH):
+            x = place.augmentation.test(own.gather(slice(start, start + BATCH)).to(place.device)).to(place.dtype)
             with place.autocast():
                 found = strategy.learning_scores(x).argmax(1)
-            right += int((found.cpu() == images.labels[start : start + BATCH]).sum())
-        return right / len(images)
+            right += (found == own.labels[start : start + BATCH].to(place.device)).sum()
+        return int(distributed.sum_(right)) / len(images)
 
     return accuracy
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cil import cache
+from cil import cache, distributed
 from cil import config as cfg
 from cil.data import Dataset
 from cil.errors import UserError
@@ -47,7 +49,8 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     Raises:
         UserError: a mistake on the command line or in a file; nothing was changed.
     """
-    console = Console()
+    first = distributed.is_first()
+    console = Console(quiet=not first)
     parser, config = cfg.parse(argv, Path(program).name)
     experiment = cfg.instantiate(parser, config, load)
     experiment.check()
@@ -58,17 +61,27 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         return 0
     store = cfg.feature_store(config.cache, config.cache_limit)
     folder = RunFolder(Path(config.run_dir or default_folder(resolved)))
-    folder.check(resolved, resume=config.resume, overwrite=config.overwrite)
+    if first:
+        folder.check(resolved, resume=config.resume, overwrite=config.overwrite)
     before = folder.results()
     if config.resume and before and before["status"] == "complete":
         console.print(report.terminal(before))
         console.print(f"{folder.path} is complete; nothing to do", highlight=False, soft_wrap=True)
         return 0
-    with folder.open(text, overwrite=config.overwrite):
+    with folder.open(text, overwrite=config.overwrite) if first else contextlib.nullcontext():
+        experiment.device = distributed.launch(experiment.device, config.devices, config.num_nodes)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         console.print(
-            f"{experiment.scenario.name} in {folder.path}, device {experiment.device}", highlight=False, soft_wrap=True
+            f"{experiment.scenario.name} in {folder.path}, {told(experiment)}", highlight=False, soft_wrap=True
         )
         return _train(experiment, folder, resolved, cfg.command(argv, program), console, store, resume=config.resume)
+
+
+def told(experiment: Experiment) -> str:
+    """Where and how a run computes, for people."""
+    world = distributed.world_size()
+    return f"device {experiment.device}, precision {experiment.precision}" + f", {world} processes" * (world > 1)
 
 
 def kept(parser: cfg.Parser, config: Namespace) -> str:
@@ -106,7 +119,8 @@ def _train(
 
     def write(status: str, records: list[Record], **more: Any) -> dict[str, Any]:
         content = {**fixed, "status": status, **report.results(experiment, records), **more}
-        folder.write(content)
+        if distributed.is_first():
+            folder.write(content)
         return content
 
     done: list[Record] = []
@@ -115,11 +129,13 @@ def _train(
         done[:] = records
         write("running", records)
 
-    progress = Progress(console, folder.events)
+    progress = Progress(console, folder.events if distributed.is_first() else None)
     if not folder.results():
         write("running", [])
     try:
-        with cache.use(cache.prepared(experiment, store, fixed["machine"]["name"], progress)):
+        with distributed.first_alone():
+            features = cache.prepared(experiment, store, fixed["machine"]["name"], progress)
+        with cache.use(features):
             records, _, _ = run(
                 experiment,
                 checkpoints=folder.checkpoints,

@@ -7,7 +7,7 @@
         for each epoch:                                        run_epoch
             learning rate from the schedule
             for each batch of data + replay, shuffled; on a stream, of data in order, each with exemplars drawn anew:
-                x = augment(images)
+                x = augment(images)                            with several processes, of each one's share of the batch
                 loss = strategy.loss(x, y)                     train_step
                 backward, clip, step
             report, look whether it is the best epoch, checkpoint
@@ -23,16 +23,17 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from cil import distributed
 from cil.augmentation import Bound
+from cil.compute import Compute, flops
 from cil.data import FeatureSet, ImageSet, Joined
 from cil.errors import UserError, unknown
 from cil.inference import BATCH, passes
+from cil.machine import autocast, dtype_of
 from cil.memory.ledger import size, state_bytes
 from cil.ops.freezing import train_mode
 from cil.seeds import generator, seeded
@@ -65,6 +66,7 @@ ON_STREAM: dict[str, tuple[Any, str]] = {
     "warmup_epochs": (0, "with one epoch for each piece the rate would never leave the warm-up"),
     "select_on": ("last", "there is one epoch"),
 }
+LOOK = 50  # steps after which losses are read where reading waits for a GPU or for other processes
 
 
 class DivergedError(RuntimeError):
@@ -111,7 +113,7 @@ class Place:
     """Where and for which task a trainer works; made by the engine for each task.
 
     ``ordered``: the task is a piece of a stream, so its images come in their order, once. ``judge``: how good the
-    strategy is after an epoch, where the best one is to be kept.
+    strategy is after an epoch, where the best one is to be kept. ``compute``: where costs are added up.
     """
 
     task: int
@@ -122,10 +124,16 @@ class Place:
     watcher: Watcher = field(default_factory=NoWatcher)
     ordered: bool = False
     judge: Callable[[Strategy], float] | None = None
+    compute: Compute = field(default_factory=Compute)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of this run: float32, or matrix products in bfloat16."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        """The precision of this run: matrix products in half of it where it is mixed."""
+        return autocast(self.device, self.precision)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of network inputs and of features: float32, or float64 in a run of that precision."""
+        return dtype_of(self.precision)
 
 
 class Trainer:
@@ -244,6 +252,8 @@ class Trainer:
     n_new: int = 0  # images of this stage that are no exemplars
     images: int = 0  # images trained on so far in this task, by this process
     seconds: float = 0.0  # time in descend so far in this task, by this process
+    flops_per_image: float | None = None  # of a gradient step of this stage, measured on its first batch
+    scaler: torch.amp.GradScaler  # of losses in float16
     peak_state: int = 0  # bytes of the strategy as it learns, teachers included: the most of all stages of this task
     peak_optimizer: int = 0  # bytes of the optimiser's state, likewise
 
@@ -282,6 +292,7 @@ class Trainer:
             both = Joined(data, replay)
         stage, self.stage, self.n_new = self.stage, self.stage + 1, len(data)
         optimizer = self.make_optimizer(strategy)
+        self.flops_per_image, self.scaler = None, torch.amp.GradScaler("cuda", enabled=place.precision == "16-mixed")
         strategy.label_smoothing = self.label_smoothing
         begin, whole = time.perf_counter(), self.epochs
         self.epochs = whole if epochs is None else epochs
@@ -289,14 +300,19 @@ class Trainer:
         try:
             if place.ordered and self.epochs != 1:
                 raise RuntimeError(f"{self.epochs} passes over a stream, whose images are seen once")
-            for epoch in range(place.watcher.restore(stage, strategy, optimizer, best), self.epochs):
-                loss = self.run_epoch(strategy, both, optimizer, stage, epoch)
-                place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
-                if best:
-                    best.look(strategy)
-                    if epoch + 1 == self.epochs:
-                        best.take(strategy)
-                place.watcher.save(stage, epoch, self.epochs, strategy, optimizer, best)
+            first = place.watcher.restore(stage, strategy, optimizer, best)
+            with distributed.learner(strategy) as learner:
+                for epoch in range(first, self.epochs):
+                    with place.compute.phase("learning"):
+                        loss = self.run_epoch(learner, both, optimizer, stage, epoch)
+                    place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
+                    if best:
+                        with place.compute.phase("evaluation"):
+                            best.look(strategy)
+                        if epoch + 1 == self.epochs:
+                            best.take(strategy)
+                    with place.compute.phase("checkpoint"):
+                        place.watcher.save(stage, epoch, self.epochs, strategy, optimizer, best)
             self.peak_state = max(self.peak_state, state_bytes(strategy))
             tensors = [value for state in optimizer.state.values() for value in state.values()]
             self.peak_optimizer = max(self.peak_optimizer, sum(size(t) for t in tensors if isinstance(t, Tensor)))
@@ -321,19 +337,23 @@ class Trainer:
             float32 (N, D) and int64 (N,), on the run's device.
         """
         place, begin = self.placed(), time.perf_counter()
-        own = data if distributed.world_size() == 1 else data.subset(np.arange(len(data))[distributed.share(len(data))])
+        own = distributed.own(data)
         place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / BATCH))
         parts = []
-        # A process without images of its own looks at one, to know how long features are.
-        for features, _ in passes(strategy, own if len(own) else data.subset(np.zeros(1)), place, need_scores=False):
-            parts.append(features[: len(own)])
-            place.watcher.step_done()
+        with place.compute.phase("learning"):
+            found = passes(strategy, own or data.subset([0]), place, need_scores=False)
+            with flops() as counted:
+                first, _ = next(found)
+            place.compute.training_flops += counted.total / len(first) * len(data)
+            for features in (first, *(features for features, _ in found)):
+                parts.append(features[: len(own)])
+                place.watcher.step_done()
         self.images += len(own)
         self.seconds += time.perf_counter() - begin
         return torch.cat(parts), own.labels.to(place.device)
 
     def run_epoch(
-        self, strategy: Strategy, data: ImageSet | FeatureSet, optimizer: Optimizer, stage: int, epoch: int
+        self, learner: distributed.Learner, data: ImageSet | FeatureSet, optimizer: Optimizer, stage: int, epoch: int
     ) -> float:
         """One pass over the data; the mean loss of its steps. Its draws depend on seed, task, stage and epoch alone."""
         place = self.placed()
@@ -347,37 +367,73 @@ class Trainer:
         else:
             batches = list(split_batches(torch.randperm(len(data), generator=draws), self.batch_size))
         place.watcher.epoch_starts(stage, epoch, self.epochs, len(batches))
-        train_mode(strategy)
-        total = torch.zeros((), device=place.device)
-        with seeded(place.seed, "network", place.task, stage, epoch):
+        train_mode(learner.strategy)
+        losses = torch.zeros(len(batches), device=place.device)
+        look = 1 if place.device.type == "cpu" and distributed.world_size() == 1 else LOOK
+        # Each process draws for its own images, the first one as a single one would.
+        own = () if distributed.is_first() else (distributed.rank(),)
+        with seeded(place.seed, "network", place.task, stage, epoch, *own):
             for step, index in enumerate(batches):
-                x = data.gather(index).to(place.device)
-                if isinstance(data, ImageSet):
-                    x = place.augmentation.train(x, draws)  # (B, C, H, W)
-                y = data.labels[index].to(place.device)  # (B,)
-                loss = self.train_step(strategy, x, y, optimizer)
-                if not torch.isfinite(loss):
-                    raise DivergedError(
-                        f"the loss is {loss.item()} in task {place.task + 1} (index {place.task}), "
-                        f"epoch {epoch + 1} of {self.epochs}, step {step + 1} of {len(batches)}. "
-                        "A smaller trainer.lr or a trainer.clip_grad may help."
-                    )
-                total += loss
+                with place.compute.phase("data"):
+                    x, y, weight = self.batch(data, index, draws)
+                if self.flops_per_image is None:
+                    with flops() as counted:
+                        losses[step] = self.train_step(learner, x, y, weight, optimizer)
+                    self.flops_per_image = counted.total / len(x)
+                else:
+                    losses[step] = self.train_step(learner, x, y, weight, optimizer)
+                if (step + 1) % look == 0 or step + 1 == len(batches):
+                    self._refuse_divergence(losses, step // look * look, step + 1, epoch)
                 self.images += len(index)
+                place.compute.images += len(index)
+                place.compute.training_flops += self.flops_per_image * len(index)
                 place.watcher.step_done()
-        return float(total) / len(batches)
+        return float(losses.double().mean())
 
-    def train_step(self, strategy: Strategy, x: Tensor, y: Tensor, optimizer: Optimizer) -> Tensor:
-        """One step on a batch (B, C, H, W), (B,); the loss before it, detached, ()."""
+    def batch(self, data: ImageSet | FeatureSet, index: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        """This process's share of a batch, augmented: (B, C, H, W), (B,), and the weight of its mean loss.
+
+        Weighted, the means of all processes average to the mean over the whole batch. A process whose share is empty
+        takes an image with weight 0.
+        """
+        place, part = self.placed(), distributed.share(len(index))
+        weight = (part.stop - part.start) * distributed.world_size() / len(index)
+        if not weight:
+            part = slice(0, 1)
+        x = data.gather(index[part]).to(place.device)
+        if isinstance(data, ImageSet):
+            x = place.augmentation.train(x, draws, of=len(index), part=part)
+        return x.to(place.dtype), data.labels[index[part]].to(place.device), weight
+
+    def _refuse_divergence(self, losses: Tensor, start: int, stop: int, epoch: int) -> None:
+        """Read the losses of these steps, add up those of all processes, and stop if one of them is no number."""
+        some = distributed.sum_(losses[start:stop])
+        wrong = torch.nonzero(~torch.isfinite(some)).flatten()
+        if len(wrong):
+            place, step = self.placed(), int(wrong[0])
+            raise DivergedError(
+                f"the loss is {some[step].item()} in task {place.task + 1} (index {place.task}), "
+                f"epoch {epoch + 1} of {self.epochs}, step {start + step + 1} of {len(losses)}. "
+                "A smaller trainer.lr or a trainer.clip_grad may help."
+            )
+
+    def train_step(
+        self, learner: distributed.Learner, x: Tensor, y: Tensor, weight: float, optimizer: Optimizer
+    ) -> Tensor:
+        """One step on a share of a batch, (B, C, H, W), (B,); its part of the loss before it, detached, ()."""
         with self.placed().autocast():
-            loss = strategy.loss(x, y)
+            loss = learner.loss(x, y)
+        if weight != 1:
+            loss = loss * weight
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        learner.backward(self.scaler.scale(loss))
         if self.clip_grad is not None:
+            self.scaler.unscale_(optimizer)
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad)
-        optimizer.step()
-        return loss.detach()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return loss.detach() / distributed.world_size()
 
     def make_optimizer(self, strategy: Strategy) -> Optimizer:
         """A fresh optimiser over the strategy's groups, so that nothing that grew needs surgery."""

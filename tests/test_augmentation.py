@@ -29,6 +29,14 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def corners(batch, pad, seed=0):
+    return torch.randint(0, 2 * pad + 1, (2, batch), generator=seeded(seed))
+
+
+def uniform(batch, seed=0):
+    return torch.rand(4, batch, generator=seeded(seed))
+
+
 def images(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
@@ -60,8 +68,8 @@ def crop_by_loop(x: np.ndarray, pad: int, top: list[int], left: list[int]) -> np
 )
 def test_the_crop_equals_a_loop_over_images(batch, channels, height, width, pad, seed):
     x = images(batch, channels, height, width, seed=seed)
-    top, left = torch.randint(0, 2 * pad + 1, (2, batch), generator=seeded(seed)).tolist()
-    got = shifted(x, pad, seeded(seed))
+    top, left = corners(batch, pad, seed).tolist()
+    got = shifted(x, pad, corners(batch, pad, seed))
     assert got.dtype == torch.uint8
     assert np.array_equal(got.numpy(), crop_by_loop(x.numpy(), pad, top, left))
 
@@ -69,7 +77,7 @@ def test_the_crop_equals_a_loop_over_images(batch, channels, height, width, pad,
 def test_every_place_of_the_crop_is_drawn():
     x = torch.zeros(2000, 1, 5, 5, dtype=torch.uint8)
     x[:, 0, 2, 2] = 1  # shows where the image went
-    places = {tuple(place) for place in torch.nonzero(shifted(x, 1, seeded()))[:, 2:].tolist()}
+    places = {tuple(place) for place in torch.nonzero(shifted(x, 1, corners(len(x), 1)))[:, 2:].tolist()}
     assert places == {(i, j) for i in (1, 2, 3) for j in (1, 2, 3)}
 
 
@@ -176,14 +184,14 @@ def test_testing_without_size_only_normalises(preset):
 def test_a_crop_of_a_constant_image_is_constant():
     x = torch.tensor([0, 7, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 2, 13, 9)
     for seed in range(10):
-        got = resized_crop(x, 11, seeded(seed))
+        got = resized_crop(x, 11, uniform(len(x), seed))
         assert got.shape == (3, 2, 11, 11)
         assert torch.equal(got, x[:, :, :1, :1].expand(3, 2, 11, 11))
 
 
-def boxes(draws: torch.Generator, batch: int, height: int, width: int):
+def boxes(draws: torch.Tensor, height: int, width: int):
     """(left, top, width, height) in pixels of each image's box, from the four rows of draws in their order."""
-    for area, ratio, x, y in torch.rand(4, batch, generator=draws).double().numpy().T:
+    for area, ratio, x, y in draws.double().numpy().T:
         area = (0.08 + 0.92 * area) * height * width
         ratio = (4 / 3) ** (2 * ratio - 1)
         box_w, box_h = min(np.sqrt(area * ratio), width), min(np.sqrt(area / ratio), height)
@@ -196,11 +204,11 @@ def test_a_crop_reads_a_gradient_at_the_box_it_drew(direction, height, width):
     size, batch, step = 12, 40, 5
     ramp = torch.arange(width if direction == "columns" else height) * step
     x = ramp.expand(height, width) if direction == "columns" else ramp.view(-1, 1).expand(height, width)
-    got = resized_crop(x.to(torch.uint8).expand(batch, 1, -1, -1), size, seeded(3)).double().numpy()[:, 0]
+    got = resized_crop(x.to(torch.uint8).expand(batch, 1, -1, -1), size, uniform(batch, 3)).double().numpy()[:, 0]
     if direction == "rows":
         got = got.transpose(0, 2, 1)
     limit, widths = len(ramp) - 1, []
-    for b, (left, top, box_w, box_h) in enumerate(boxes(seeded(3), batch, height, width)):
+    for b, (left, top, box_w, box_h) in enumerate(boxes(uniform(batch, 3), height, width)):
         start, extent = (left, box_w) if direction == "columns" else (top, box_h)
         position = np.clip(start + (np.arange(size) + 0.5) / size * extent - 0.5, 0, limit)  # pixel centres
         assert np.abs(got[b] - position * step).max() <= 0.51

@@ -80,7 +80,7 @@ def test_more_images_than_there_are_are_refused(toy, n):
 def test_the_shares_of_formats_are_those_of_the_network(tmp_path, monkeypatch, capsys):
     run_dir = tmp_path / "run"
     words = ["--config", "configs/protocols/digits.yaml", "--strategy", "replay", "--trainer.epochs", "1"]
-    words += ["--memory.codec", "jpeg", "--memory.quality", "20", "--run_dir", str(run_dir)]
+    words += ["--precision", "32", "--memory.codec", "jpeg", "--memory.quality", "20", "--run_dir", str(run_dir)]
     with pytest.raises(SystemExit):
         config.main(train.main, words)
     capsys.readouterr()

@@ -251,7 +251,9 @@ def state(outcome):
 
 
 def untimed(records):
-    kept = [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]
+    kept = [
+        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second", "compute")} for record in records
+    ]
     return report.jsonable(kept)  # without NaN, which equals nothing
 
 

@@ -137,7 +137,7 @@ class Row:
         found = []
         for run in self.runs:
             told = [task[key] for task in run.content["tasks"] if task.get(key) is not None]
-            if len(told) < len(run.content["tasks"]):
+            if run.content["tasks"][-1].get(key) is None:
                 return None
             sums = [sum(value.values()) if isinstance(value, dict) else value for value in told]
             found.append(max(sums) if key == "training_bytes" else sums[-1])

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cil import distributed
 from cil.data import ImageSet
 from cil.inference import features_of, passes
 from cil.memory.exemplars import Exemplars
@@ -44,7 +45,7 @@ def class_means(strategy: Strategy, exemplars: Exemplars, n_seen: int, place: Pl
     if flip:
         v = (v + F.normalize(features_of(strategy, data, place, flip=True), dim=1)) / 2
     labels = data.labels.to(v.device)
-    sums = torch.zeros(n_seen, v.shape[1], device=v.device).index_add_(0, labels, v)
+    sums = v.new_zeros(n_seen, v.shape[1]).index_add_(0, labels, v)
     counts = torch.bincount(labels, minlength=n_seen).unsqueeze(1)
     return F.normalize(sums / counts, dim=1)
 
@@ -64,6 +65,8 @@ def evaluate(
 ) -> dict[str, Predictions]:
     """Predictions of each evaluator on the test images of the classes seen, from one pass over them.
 
+    Several processes share the images, and each gets all predictions.
+
     Args:
         strategy: after ``end``.
         test: test images of the classes seen.
@@ -78,15 +81,15 @@ def evaluate(
         if name != "linear"
     }
     ranked: dict[str, list[Tensor]] = {name: [] for name in evaluators}
-    for features, scores in passes(strategy, test, place, need_scores="linear" in evaluators):
+    own = distributed.own(test)
+    for features, scores in passes(strategy, own or test.subset([0]), place, need_scores="linear" in evaluators):
         for name in evaluators:
-            own = scores if name == "linear" else nearness(features, means[name])  # (B, K)
-            ranked[name].append(own.topk(min(5, n_seen), dim=1).indices.cpu())
-    labels = test.labels
+            found = scores if name == "linear" else nearness(features, means[name])  # (B, K)
+            ranked[name].append(found.topk(min(5, n_seen), dim=1).indices.cpu())
     out = {}
     for name, parts in ranked.items():
-        best = torch.cat(parts)  # (N, 5)
-        pairs = labels * n_seen + best[:, 0]
+        best = distributed.gather(torch.cat(parts)[: len(own)].to(place.device)).cpu()  # (N, 5)
+        pairs = test.labels * n_seen + best[:, 0]
         confusion = torch.bincount(pairs, minlength=n_seen * n_seen).view(n_seen, n_seen)
-        out[name] = Predictions(confusion.numpy(), float((best == labels[:, None]).any(1).double().mean()))
+        out[name] = Predictions(confusion.numpy(), float((best == test.labels[:, None]).any(1).double().mean()))
     return out

@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cil import selection
+from cil import distributed, selection
 from cil.evaluation import few_shot_report, metrics, stream_report, streaming
 from cil.experiment import Experiment
 from cil.memory.ledger import STATE, STORED
@@ -28,8 +28,20 @@ from cil.strategy import Strategy
 from cil.units import mib
 
 SCHEMA = 1
-# Where a run is written, how it is told to go on and what it need not compute again do not change its results.
-FREE = ("run_dir", "resume", "overwrite", "dry_run", "checkpoint_every", "root", "cache", "cache_limit")
+# Where a run is written, how it is told to go on, what it need not compute again and how many processes share the work
+# do not change its results.
+FREE = (
+    "run_dir",
+    "resume",
+    "overwrite",
+    "dry_run",
+    "checkpoint_every",
+    "root",
+    "cache",
+    "cache_limit",
+    "devices",
+    "num_nodes",
+)
 PACKAGES = ("cil-framework", "torch", "torchvision", "numpy", "scikit-learn", "avalanche-lib")
 
 
@@ -53,6 +65,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
             "device": str(device),
             "name": name,
             "threads": torch.get_num_threads(),
+            "processes": distributed.world_size(),
             "precision": experiment.precision,
         },
     }
@@ -137,7 +150,7 @@ def comparable(content: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in content.items() if key not in ("command", "machine", "started", "finished")}
     kept["config"] = {key: value for key, value in content["config"].items() if key not in FREE}
     kept["tasks"] = [
-        {key: value for key, value in task.items() if key not in ("seconds", "images_per_second")}
+        {key: value for key, value in task.items() if key not in ("seconds", "images_per_second", "compute")}
         for task in content["tasks"]
     ]
     return kept
