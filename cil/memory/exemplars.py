@@ -19,6 +19,7 @@ SELECTIONS = ("herding", "random", "closest_to_mean", "reservoir")
 ALIGNMENTS = ("final", "always")
 CONVENTIONS = ("strict", "paper")
 LABEL_BYTES = 4  # int32
+TIE = 1e-12  # of squared distances between unit vectors in float64: far above rounding, far below what differs
 Features = Callable[[ImageSet], Tensor]  # N images -> (N, D)
 
 
@@ -27,7 +28,8 @@ def herding(features: Tensor, n: int) -> np.ndarray:
 
     Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017, algorithm 4, without
     replacement. One matrix-vector product a pick: with s the sum of the picks,
-    ||mu - (v + s) / k||^2 k^2 = ||v||^2 + 2 v.(s - k mu) + terms without v. Ties go to the lowest index.
+    ||mu - (v + s) / k||^2 k^2 = ||v||^2 + 2 v.(s - k mu) + terms without v. Ties, such as between the only two images
+    of a class, go to the lowest index, also where rounding tells them apart.
 
     Args:
         features: one class's features (N, D), not yet normalised.
@@ -50,7 +52,7 @@ def herding(features: Tensor, n: int) -> np.ndarray:
     free = torch.zeros(len(v), dtype=v.dtype)
     for k in range(1, min(n, len(v)) + 1):
         distance = norms + 2 * (with_sum - k * towards_mean) + free
-        pick = int(distance.argmin())
+        pick = int(torch.nonzero(distance <= distance.min() + TIE)[0])
         chosen.append(pick)
         free[pick] = torch.inf
         with_sum += v @ v[pick]

@@ -88,7 +88,7 @@ class Network(nn.Module):
         """A fresh head on the features of one backbone, beside the network's own: (B, D) -> (B, n_classes)."""
         head = LinearHead(self.num_features)
         head.grow(n_classes)
-        return head.to(self.head.weight.device)
+        return head.to(self.head.weight)
 
     def reinitialise(self) -> None:
         """Forget everything: fresh weights and statistics for the same classes. Pretrained weights are those of the

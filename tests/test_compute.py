@@ -1,0 +1,158 @@
+"""Seconds by phase, floating-point operations and precision: what is measured, and what is chosen."""
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cil import machine
+from cil.compute import PHASES, Compute, flops, peak_memory
+from cil.errors import UserError
+from cil.lab import Lab
+from cil.run import run
+from strategies.acil import ACIL
+from strategies.finetune import Finetune
+from strategies.wa import WA
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that shows 0, 1, 2, ... seconds, a second more at each look."""
+    monkeypatch.setattr(time, "perf_counter", lambda ticks=itertools.count(): float(next(ticks)))
+
+
+def test_each_second_belongs_to_the_innermost_phase(clock):
+    compute = Compute()
+    with compute.phase("other"):  # 0
+        with compute.phase("learning"):  # 1
+            with compute.phase("data"):  # 2
+                pass  # 3
+            with compute.phase("data"):  # 4
+                pass  # 5
+        with compute.phase("evaluation"):  # 6, 7
+            pass  # 8
+    assert compute.seconds == {
+        **dict.fromkeys(PHASES, 0.0),
+        "other": 3.0,
+        "learning": 3.0,
+        "data": 2.0,
+        "evaluation": 1.0,
+    }
+
+
+def test_a_phase_that_fails_still_ends(clock):
+    compute = Compute()
+    with pytest.raises(ValueError), compute.phase("other"), compute.phase("learning"):
+        raise ValueError
+    with compute.phase("selection"):
+        pass
+    assert (compute.seconds["selection"], compute.seconds["learning"]) == (1.0, 1.0)
+
+
+def test_costs_go_on_after_an_interruption(clock):
+    before = Compute(images=3, training_flops=7.0)
+    with before.phase("data"):
+        state = before.state()
+    after = Compute()
+    after.load(state)
+    with after.phase("data"):
+        pass
+    assert (after.seconds["data"], after.images, after.training_flops) == (2.0, 3, 7.0)
+
+
+def test_operations_are_those_of_the_layers():
+    net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(5 * 6 * 6, 7, bias=False))
+    x = torch.randn(2, 3, 6, 6)
+    forward = 2 * 2 * (36 * 5 * 3 * 9 + 180 * 7)  # two for each multiplication with addition, two images
+    with flops() as counted, torch.no_grad():
+        net(x)
+    assert counted.total == forward
+    with flops() as counted:
+        net(x).sum().backward()
+    # Backward: twice the forward pass, less the gradient of the images, which nobody asks for.
+    assert counted.total == 3 * forward - 2 * 2 * 36 * 5 * 3 * 9
+
+
+@pytest.mark.parametrize("kind", [Finetune, WA, ACIL])
+def test_a_run_tells_what_each_task_cost(kind):
+    records, strategy, _ = run(Lab(kind, {"width": 20} if kind is ACIL else None).experiment())
+    for record in records:
+        cost = record["compute"]
+        assert set(cost["seconds"]) == set(PHASES)
+        assert record["seconds"] == pytest.approx(sum(cost["seconds"].values()))
+        assert all(value >= 0 for value in cost["seconds"].values())
+        assert cost["seconds"]["learning"] > 0 < cost["seconds"]["evaluation"]
+        assert cost["peak_bytes"]["process"] > 2**20 and cost["peak_bytes"]["device"] is None
+    first, last = records[0]["compute"], records[-1]["compute"]
+    body = 2 * (16 * 8 * 9 + 4 * 12 * 8 * 9)  # convolutions of the toy network on 8 x 8 pixels, of stride 2
+    head = 2 * (12 * 20 + 20 * 6) if kind is ACIL else 2 * 12 * 6
+    assert last["forward_flops"] == body + head
+    assert first["images"] == 8 * records[0]["train_images"]  # epochs
+    if kind is Finetune:
+        # Without the gradient of the images: the first convolution twice, everything else three times.
+        assert first["training_flops"] / first["images"] == 3 * (body + 2 * 12 * 2) - 2 * 16 * 8 * 9
+    if kind is WA:  # the teacher's pass comes on top
+        old = records[0]["n_seen"]
+        alone = 3 * (body + 2 * 12 * records[1]["n_seen"]) - 2 * 16 * 8 * 9
+        assert records[1]["compute"]["training_flops"] / records[1]["compute"]["images"] == alone + body + 2 * 12 * old
+    if kind is ACIL:  # after the first task, one pass over each image
+        assert last["images"] == 0
+        assert last["training_flops"] == body * records[-1]["train_images"]
+
+
+def test_the_peak_of_memory_is_that_of_the_process():
+    before = peak_memory(CPU)["process"]
+    block = torch.ones(2**26)  # 256 MiB
+    after = peak_memory(CPU)["process"]
+    assert after >= before and after >= block.numel() * 4
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("system", "flags", "chosen"),
+    [
+        ("Linux", "flags\t\t: fpu sse2 avx512f avx512_bf16", "bf16-mixed"),
+        ("Linux", "flags\t\t: fpu amx_bf16 amx_tile", "bf16-mixed"),
+        ("Linux", "Features\t: fp asimd bf16 i8mm", "bf16-mixed"),
+        ("Linux", "flags\t\t: fpu sse2 avx2 avx512f", "32"),
+        ("Linux", "model name\t: with bf16 in its name", "32"),
+        ("Darwin", "flags\t\t: avx512_bf16", "32"),
+    ],
+)
+def test_a_processor_gets_bfloat16_where_it_multiplies_it(monkeypatch, system, flags, chosen):
+    monkeypatch.setattr(machine.platform, "system", lambda: system)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{flags}\n")
+    assert machine.pick_precision("auto", CPU) == chosen
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((9, 0), "bf16-mixed"), ((7, 5), "16-mixed"), ((6, 1), "32")])
+def test_a_gpu_gets_what_it_computes_fast(monkeypatch, capability, chosen):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert machine.pick_precision("auto", torch.device("cuda:0")) == chosen
+
+
+@pytest.mark.parametrize("name", ["32", "64", "bf16-mixed"])
+def test_what_is_asked_for_is_taken(name):
+    assert machine.pick_precision(name, CPU) == name
+
+
+def test_precisions_that_do_not_work_are_refused():
+    with pytest.raises(UserError, match="did you mean 'bf16-mixed'"):
+        machine.pick_precision("bf16-mixd", CPU)
+    with pytest.raises(UserError, match="16-mixed is for NVIDIA GPUs"):
+        machine.pick_precision("16-mixed", CPU)
+
+
+def test_float64_computes_everything_in_it():
+    experiment = Lab(WA).experiment()
+    experiment.precision = "64"
+    _, strategy, _ = run(experiment)
+    floats = [tensor for tensor in strategy.state_dict().values() if tensor.is_floating_point()]
+    assert floats and all(tensor.dtype == torch.float64 for tensor in floats)

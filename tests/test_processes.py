@@ -1,0 +1,82 @@
+"""Gradient training on several processes: with the same global batches every strategy learns what one process does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cil import distributed
+from cil.errors import UserError
+from tests.together import NAMES, carried
+
+ROOT = Path(__file__).parents[1]
+WORLD = 2
+
+
+def torchrun(*words: str, processes: int = WORLD) -> subprocess.CompletedProcess:
+    """Run a program of the repository on several processes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run([*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=540)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What each process carries at the end, by strategy."""
+    folder = tmp_path_factory.mktemp("together")
+    done = torchrun("tests/together.py", str(folder))
+    assert done.returncode == 0, done.stderr
+    return {name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(WORLD)] for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_learn_what_one_does(name, together):
+    alone = carried(name)
+    for state in together[name]:
+        assert state.keys() == alone.keys()
+        for key, value in alone.items():
+            # scikit-learn's support vector machine stops at a tolerance of its own.
+            close = 1e-3 if name == "fetril" and key.startswith("linear") else 1e-9
+            torch.testing.assert_close(state[key], value, rtol=close, atol=close)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    words = ["tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "wa", "--trainer.epochs", "2"]
+    words += ["--model.backbone", "tests.together.Plain", "--precision", "64", "--threads", "1"]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    done = torchrun(*words, "--run_dir", str(alone), processes=1)
+    assert done.returncode == 0, done.stderr
+    done = torchrun(*words, "--run_dir", str(both))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((both / "results.json").read_text())["machine"]["processes"] == WORLD
+    wanted = load_file(alone / "checkpoint/task004.safetensors")
+    (both / "checkpoint/task004.safetensors").unlink()
+    (both / "checkpoint/task004.json").unlink()
+    results = json.loads((both / "results.json").read_text())
+    (both / "results.json").write_text(json.dumps({**results, "status": "running"}))
+    done = torchrun(*words, "--run_dir", str(both), "--resume", processes=1)
+    assert done.returncode == 0, done.stderr
+    assert "resuming: 4 of 5 tasks done" in done.stdout
+    found = load_file(both / "checkpoint/task004.safetensors")
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("devices", "num_nodes", "said"),
+    [(0, 1, "devices: 0"), (2, 2, "num_nodes: 2 machines need torchrun"), (1, 0, "num_nodes: 0")],
+)
+def test_numbers_of_processes_that_cannot_be_meant_are_refused(devices, num_nodes, said):
+    with pytest.raises(UserError, match=said):
+        distributed.launch(torch.device("cpu"), devices, num_nodes)
+
+
+def test_processes_need_a_device_that_can_be_shared():
+    with pytest.raises(UserError, match="on cpu or cuda, not on meta"):
+        distributed.launch(torch.device("meta"), 2, 1)

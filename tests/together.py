@@ -1,0 +1,64 @@
+"""What every strategy carries after three tasks; by torchrun on several processes, imported on one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cil import distributed
+from cil.config import find_class
+from cil.lab import Lab
+from cil.run import run
+
+# Float32 products and sums would differ with the order in which they are added.
+EXACT = {"products": "float64"}
+OPTIONS = {
+    "acil": {"width": 40, "gamma": 1.0, **EXACT},
+    "gacil": {"width": 40, "gamma": 1.0, **EXACT},
+    "dsal": {"width": 40, "gamma": 1.0, "compensation_gamma": 1.0, **EXACT},
+    "gkeal": {"width": 20, "gamma": 1.0, "sigma": None, **EXACT},
+    "ranpac": {"width": 40, "penalties": [0.1, 1.0, 10.0], **EXACT},
+}
+NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "strategies").glob("[a-z]*.py"))
+
+
+class Plain(nn.Module):
+    """Two convolutions without batch normalisation, whose statistics are those of each process's own images."""
+
+    num_features = 12
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, 8, 3, 2, 1), nn.Tanh())
+        self.deep = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh())
+
+    def shallow(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.deep(self.shallow(x)))
+
+
+def carried(name: str) -> dict[str, Tensor]:
+    """The state and the exemplars of a strategy after three tasks in float64."""
+    lab = Lab(find_class("strategy", name), OPTIONS.get(name), Plain)
+    experiment = lab.experiment(sizes=(2, 2, 2))
+    experiment.precision = "64"
+    _, strategy, exemplars = run(experiment)
+    return {**strategy.state_dict(), **{f"exemplars {key}": value for key, value in exemplars.state().items()}}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    distributed.launch(torch.device("cpu"), int(os.environ["LOCAL_WORLD_SIZE"]), 1)
+    for name in NAMES:
+        state = {key: value.contiguous() for key, value in carried(name).items()}
+        save_file(state, Path(sys.argv[1]) / f"{name}-{distributed.rank()}.safetensors")
