@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -22,7 +22,9 @@ from scipy.stats import t as student
 
 from cil.compare import memory_curve
 from cil.compare.runs import UNSAID, LeftOut, Run, Setting, read
+from cil.compute import PHASES
 from cil.errors import unknown
+from cil.evaluation import costs
 from cil.units import MIB
 
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting")
@@ -142,6 +144,27 @@ class Row:
             sums = [sum(value.values()) if isinstance(value, dict) else value for value in told]
             found.append(max(sums) if key == "training_bytes" else sums[-1])
         return statistics.mean(found)
+
+    @cached_property
+    def costs(self) -> dict[str, float | None] | None:
+        """Time and computing of a run, means over seeds; None if a run does not tell, as older files do not.
+
+        Seconds by phase, under its name; ``images_per_second``, ``training_flops``, ``forward_flops`` of one image at
+        the end, and ``process_bytes`` and ``device_bytes`` at their highest, None where they are not known.
+        """
+        told = [costs.of_tasks(run.content["tasks"]) for run in self.runs]
+        if any(one is None for one in told):
+            return None
+
+        def mean(values: Iterable[float | None]) -> float | None:
+            known = list(values)
+            return None if None in known else statistics.mean(value for value in known if value is not None)
+
+        found = [one for one in told if one is not None]
+        names = ("images_per_second", "training_flops", "forward_flops", "process_bytes", "device_bytes")
+        return {phase: mean(one.seconds[phase] for one in found) for phase in PHASES} | {
+            name: mean(getattr(one, name) for one in found) for name in names
+        }
 
     @property
     def confusion(self) -> list[list[float | None]]:

@@ -22,6 +22,7 @@ from cil.compare.fairness import Finding, seed_text
 from cil.compare.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
 from cil.compare.runs import CATEGORIES
 from cil.compare.tables import as_json, count, options_text, percent, points, run_facts
+from cil.compute import PHASES
 from cil.units import mib
 
 GENERATOR = "class-incremental comparison"
@@ -201,6 +202,7 @@ PARTS = (
     ("memory", "Accuracy over memory"),
     ("tasks", "Accuracy over tasks"),
     ("ledger", "What the bytes are"),
+    ("costs", "Time and computing"),
     ("confusion", "Confusion of tasks"),
     ("runs", "Runs"),
 )
@@ -266,6 +268,7 @@ def _section(comparison: Comparison, section: Section, n: int, looks: dict[str, 
         _memory(comparison, section, n, looks),
         _tasks(comparison, section, n, looks),
         _bytes(section, n, looks),
+        _costs(section, n, looks),
         _confusion(section, n),
         _runs(section, n, looks),
     ]
@@ -514,6 +517,40 @@ def _bytes(section: Section, n: int, looks: dict[str, Style]) -> str:
         _table(header, rows, "Bytes carried at the end", n, "ledger"),
         _controls(_select(n, "ledger_row", "Method", ids, _best(section))),
         _figure(n, "ledger_tasks", "Carried after each task", kind="low"),
+    )
+
+
+def _costs(section: Section, n: int, looks: dict[str, Style]) -> str:
+    told = [row for row in section.rows if row.costs]
+    if not told:
+        return _part("costs", n, '<p class="soft">These runs do not tell where their time went.</p>')
+    header = [("method", True), ("memory", True), *((f"{phase}\ns", False) for phase in PHASES)]
+    header += [("images/s", False), ("training\nTFLOP", False), ("an image\nMFLOP", False)]
+    peaks = {"process_bytes": "peak\nMiB", "device_bytes": "GPU peak\nMiB"}
+    kinds = [kind for kind in peaks if any(row.costs[kind] is not None for row in told if row.costs)]
+    header += [(peaks[kind], False) for kind in kinds]
+    rows = []
+    for row in told:
+        own, setting = row.costs or {}, section.settings.index(row.setting)
+        rate, training, forward = (own[key] for key in ("images_per_second", "training_flops", "forward_flops"))
+        cells = [
+            _text(row.label, key=_key(looks[row.label]), head=True),
+            f'<td class="text" data-value="{setting}">{_e(row.setting.text)}</td>',
+            *(_value(own[phase], _number(own[phase], 1, 1)) for phase in PHASES),
+            _value(rate, _number(rate, 1, 0)),
+            _value(training, _number(training, 1e-12, 2)),
+            _value(forward, _number(forward, 1e-6, 1)),
+            *(_value(own[kind], mib(own[kind], 0)) for kind in kinds),
+        ]
+        rows.append((cells, setting))
+    return _part(
+        "costs",
+        n,
+        '<p class="soft">Means over seeds. Images a second are those trained on, with the time to prepare them. '
+        "Operations are those of gradient steps, teachers included, and of features for closed forms, two for each "
+        "multiplication with addition, and those of predicting one image at the end.</p>",
+        _controls(_select(n, "costs", "Memory", _memories(section))) if len(section.settings) > 1 else "",
+        _table(header, rows, "Time and computing", n, "costs"),
     )
 
 

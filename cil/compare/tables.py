@@ -86,6 +86,7 @@ def _row(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
         "bytes": row.task_bytes[-1],
         "training_bytes": row.cost("training_bytes"),
         "inference_bytes": row.cost("inference_bytes"),
+        "costs": row.costs,
         "tasks": {
             "classes_seen": row.classes_seen,
             "seen_accuracy": [asdict(spread) for spread in row.seen_accuracy],

@@ -1,0 +1,32 @@
+"""Print where a run's time went: ``python tools/profile.py RUN_DIR [RUN_DIR ...]``."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from rich.console import Console
+
+from cil import config
+from cil.errors import UserError
+from cil.evaluation import costs
+from cil.folder import RunFolder
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = config.PlainParser("profile.py", "Print where a run's time went, from its results.json.")
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of a run")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # a file has no edge
+    for path in parser.parse_args(argv).run_dirs:
+        content = RunFolder(path).results()
+        if content is None:
+            raise UserError(f"{path}: there is no results.json; give the folder of a run")
+        console.print(costs.profile(content, str(path)))
+    return 0
+
+
+if __name__ == "__main__":
+    config.main(main)
