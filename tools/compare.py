@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+# A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rich.console import Console
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +9,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cil.errors import UserError, unknown
 from cil.evaluation.report import percent
+from cil.sweep.engines import Engine, Local, OnRay
 from cil.sweep.file import count, read
 from cil.sweep.pool import Pool
 from cil.sweep.runs import Run, command, expand, naming
 
+ENGINES = ("local", "ray")
 
-def sweep(path: str, *, program: Path, console: Console, workers: int | None = None, dry_run: bool = False) -> int:
+
+def sweep(
+    path: str,
+    *,
+    program: Path,
+    console: Console,
+    workers: int | None = None,
+    dry_run: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+) -> int:
     """Run what is left of a sweep.
 
     Args:
@@ -25,6 +37,8 @@ def sweep(path: str, *, program: Path, console: Console, workers: int | None = N
         console: where to show progress and results.
         workers: processes at a time instead of the file's.
         dry_run: list the runs with their commands and states, and stop.
+        engine: ``local``, processes of this machine, or ``ray``.
+        address: of the Ray cluster, ``auto`` for the one of this machine; None starts one here.
 
     Returns:
         Exit status: 0 if all runs are complete, 1 if any failed, 128 and the number of the signal that stopped it.
@@ -32,6 +46,10 @@ def sweep(path: str, *, program: Path, console: Console, workers: int | None = N
     Raises:
         UserError: a mistake in the file or in any run's options; nothing was started.
     """
+    if engine not in ENGINES:
+        raise unknown("--engine", engine, ENGINES)
+    if address is not None and engine != "ray":
+        raise UserError("--address: is that of a Ray cluster; give --engine ray, too")
     asked = read(path)
     workers = asked.workers if workers is None else count("--workers", workers)
     runs = expand(asked)
@@ -49,10 +67,15 @@ def sweep(path: str, *, program: Path, console: Console, workers: int | None = N
         console.print(f"{len(runs)} runs: {', '.join(counts)}", highlight=False)
         return 0
     left = [run for run in runs if states[run.name] != "done"]
-    workers = workers or max(1, _cores() // max(run.threads for run in runs))
-    console.print(f"{len(runs)} runs: {', '.join(counts)}; {workers} at a time", highlight=False)
-    pool = Pool(program, workers, console)
-    pool.work(left, done=len(runs) - len(left))
+    threads = max(run.threads for run in runs)
+    where: Engine = Local() if engine == "local" else OnRay(address, workers, threads, asked.gpus, asked.retries)
+    try:
+        workers = workers or where.slots(threads)
+        console.print(f"{len(runs)} runs: {', '.join(counts)}; {workers} at a time", highlight=False)
+        pool = Pool(program, where, workers, console)
+        pool.work(left, done=len(runs) - len(left))
+    finally:
+        where.stop()
     if pool.signal is not None:
         stopped = f"interrupted, {len(pool.jobs)} runs stopped" if pool.jobs else "interrupted"
         console.print(f"{stopped}; the same command goes on with them", highlight=False, soft_wrap=True)
@@ -84,8 +107,3 @@ def table(runs: Iterable[Run]) -> Table:
         mean = percent(sum(done) / len(done) if done else None)
         out.add_row(*place, f"{len(done)} of {len(averages)}", mean)
     return out
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

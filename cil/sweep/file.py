@@ -13,7 +13,7 @@ import yaml
 from cil import config as cfg
 from cil.errors import UserError, unknown
 
-KEYS = ("out", "protocols", "methods", "budgets", "seeds", "set", "workers", "threads")
+KEYS = ("out", "protocols", "methods", "budgets", "seeds", "set", "workers", "threads", "gpus", "retries")
 
 Options = dict[str, Any]  # dotted, as on the command line of a run
 
@@ -64,6 +64,8 @@ class Sweep:
     options: Options
     workers: int | None
     threads: int
+    gpus: float
+    retries: int
 
 
 def read(path: str) -> Sweep:
@@ -104,6 +106,8 @@ def read(path: str) -> Sweep:
         options=_options(f"{where}: set", content.get("set", {})),
         workers=None if content.get("workers") is None else count(f"{where}: workers", content["workers"]),
         threads=count(f"{where}: threads", content.get("threads", 1)),
+        gpus=_least(f"{where}: gpus", content.get("gpus", 0), (int, float)),
+        retries=_least(f"{where}: retries", content.get("retries", 2), (int,)),
     )
 
 
@@ -230,6 +234,13 @@ def count(where: str, value: Any) -> int:
     """A whole number >= 1; ``where`` names the key in the error."""
     if type(value) is not int or value < 1:
         raise UserError(f"{where}: {value!r} must be a whole number >= 1")
+    return value
+
+
+def _least(where: str, value: Any, kinds: tuple[type, ...]) -> Any:
+    """A number >= 0."""
+    if type(value) not in kinds or value < 0:
+        raise UserError(f"{where}: {value!r} must be a {'whole ' if float not in kinds else ''}number >= 0")
     return value
 
 

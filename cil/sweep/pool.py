@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,21 +18,11 @@ from rich.progress import TaskID
 from cil.errors import UserError
 from cil.evaluation.report import percent
 from cil.progress import bars
+from cil.sweep.engines import PATIENCE, Engine, Process
 from cil.sweep.runs import Run, command
 
 POLL = 0.2  # seconds between two looks at the processes
-PATIENCE = 10.0  # seconds that a process is given to end when asked to
 TAIL = 6  # lines of a failed run's log that are shown
-
-# Asks Linux to kill this process when its parent ends, whatever ends it, and then becomes the run. The parent may have
-# ended before the question. Elsewhere a run survives its sweep, and the next one waits for its lock.
-LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the sweep has ended")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass
@@ -42,7 +30,7 @@ class Job:
     """A process at work on a run."""
 
     run: Run
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     since: int  # bytes in the log before it began
     began: float
@@ -62,12 +50,13 @@ class Pool:
 
     Args:
         program: ``tools/train.py``.
+        engine: starts the processes.
         workers: processes at a time.
         console: where to show progress: bars on a terminal, lines elsewhere.
     """
 
-    def __init__(self, program: Path, workers: int, console: Console) -> None:
-        self.program = program
+    def __init__(self, program: Path, engine: Engine, workers: int, console: Console) -> None:
+        self.program, self.engine = program, engine
         self.workers = workers
         self.console = console
         self.failed: dict[str, list[str]] = {}  # run -> why, and the end of its log
@@ -125,22 +114,11 @@ class Pool:
     def _start(self, run: Run) -> Job:
         log = run.folder.path / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, str(self.program), *run.argv]
-        if sys.platform == "linux":
-            words = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *words]
-        threads = {f"{library}_NUM_THREADS": str(run.threads) for library in ("OMP", "MKL", "OPENBLAS")}
         with open(log, "ab") as file:
             file.write(f"$ {command(run)}\n".encode())
             file.flush()
             since = file.tell()
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,  # so that Ctrl-C reaches the sweep alone, which then ends its processes
-            )
+        process = self.engine.start([str(self.program), *run.argv], log, run.threads)
         return Job(run, process, log, since, time.monotonic(), self.bars.add_task(run.name, total=None))
 
     def _ended(self, job: Job, waiting: deque[Run]) -> None:

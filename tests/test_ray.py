@@ -1,0 +1,111 @@
+"""Sweeps on a Ray cluster: the same runs, the same results, also when a worker dies."""
+
+import importlib.util
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cil.errors import UserError
+from cil.evaluation.report import comparable
+from cil.sweep import command
+from tests.test_sweep import DIGITS, Pretence, method
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (the extra 'ray')"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+METHODS = {name: {"config": method(name), "set": {"trainer.epochs": 2}} for name in ("replay", "wa", "icarl", "ncm")}
+
+
+def parent(pid: int) -> int:
+    """The process that started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def kill_a_worker(sweep: Pretence, killed: list[str]) -> None:
+    """Once two runs are done, kill the Ray worker that looks after one that has not ended."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not killed:
+        done = sum(run.results() is not None for run in sweep.runs)
+        for run in sweep.runs if done >= 2 else ():
+            holder = run.folder.holder()
+            if holder and run.results() is None:
+                os.kill(parent(int(holder.split()[-1])), signal.SIGKILL)
+                killed.append(run.name)
+                break
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker in /proc, which is Linux's")
+def test_a_sweep_whose_worker_is_killed_ends_with_the_results_of_the_local_engine(tmp_path):
+    outcomes = []
+    for engine in ("local", "ray"):
+        folder = tmp_path / engine
+        folder.mkdir()
+        protocols = {"digits": {"config": DIGITS, "model.backbone": "convnet2"}}
+        sweep = Pretence(folder, [0, 1, 2], protocols=protocols, methods=METHODS, workers=2)
+        assert len(sweep.runs) == 12
+        killed: list[str] = []
+        thread = threading.Thread(target=kill_a_worker, args=(sweep, killed))
+        if engine == "ray":
+            thread.start()
+        real = Path(command.__file__).parents[2] / "tools/train.py"
+        body = f"os.execv(sys.executable, [sys.executable, {str(real)!r}, *sys.argv[1:]])"
+        assert sweep(body, engine=engine) == 0, sweep.shown
+        if engine == "ray":
+            thread.join()
+            assert killed
+            (again,) = [run for run in sweep.runs if run.name == killed[0]]
+            shown = (again.folder.path / "log.txt").read_text()
+            assert shown.count("precision") == 2  # begun twice
+        found = {run.name: json.loads((run.folder.path / "results.json").read_text()) for run in sweep.runs}
+        outcomes.append({name: comparable(content) for name, content in found.items()})
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_run_whose_worker_always_dies_has_failed(tmp_path):
+    sweep = Pretence(tmp_path, [0, 1], retries=1, workers=1)
+    assert sweep("if seed == 0: os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)", engine="ray") == 1
+    assert "seed0 failed: killed by SIGKILL" in sweep.shown
+    assert "done  digits/exemplars-50/replay/seed1" in sweep.shown
+    assert sweep.log(0).count("seed 0 with") == 2  # tried, and tried again
+
+
+def test_an_interrupted_sweep_ends_its_runs(tmp_path):
+    sweep = Pretence(tmp_path, [0, 1, 2], workers=2)
+    mark = tmp_path / "began"
+    body = f"pathlib.Path({str(mark)!r}).touch()\ntime.sleep(120)"
+
+    def interrupt():
+        while not mark.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert sweep(body, engine="ray") == 128 + signal.SIGTERM
+    thread.join()
+    assert "interrupted" in sweep.shown
+    assert not any(run.results() for run in sweep.runs)
+
+
+def test_what_cannot_be_reached_is_an_error(tmp_path):
+    sweep = Pretence(tmp_path, [0])
+    with pytest.raises(UserError, match=r"no 'slurm'.*local, ray"):
+        sweep(engine="slurm")
+    with pytest.raises(UserError, match="give --engine ray, too"):
+        sweep(address="auto")
+    with pytest.raises(UserError, match=r"no Ray cluster can be used at '127\.0\.0\.1:1'"):
+        sweep(engine="ray", address="127.0.0.1:1")
+
+
+@pytest.mark.parametrize("changes", [{"gpus": -1}, {"gpus": "two"}, {"retries": 1.5}, {"retries": True}])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, changes):
+    ((key, _),) = changes.items()
+    with pytest.raises(UserError, match=f"{key}: .* must be a .*number >= 0"):
+        Pretence(tmp_path, [0], **changes)
