@@ -57,6 +57,7 @@ def settings(
     seeds: dict[Literal["init", "data", "exemplars"], int] | None = None,
     device: str = "auto",
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed", "64", 32, 64] = "auto",
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
     devices: int = 1,
     num_nodes: int = 1,
     threads: int | None = None,
@@ -82,6 +83,8 @@ def settings(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``32``, ``64``, or ``bf16-mixed`` or, on NVIDIA GPUs, ``16-mixed`` for matrix products in half
             precision; ``auto`` is mixed where the device computes that fast, else ``32``.
+        compile: ``torch.compile`` losses in this mode, ``reduce-overhead`` with CUDA graphs; null: not. Each stage of
+            each task is compiled anew, for batches of one shape, so it pays off in long stages on a GPU.
         devices: processes on this machine that learn together, each on a GPU of its own or a part of the processor;
             ``trainer.batch_size`` is shared among them. Under ``torchrun`` its ``--nproc-per-node``.
         num_nodes: machines, each of which starts the same command under ``torchrun``.
@@ -197,6 +200,7 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         evaluators=tuple(built.evaluators or ()),
         device=device,
         precision=pick_precision(str(built.precision), device),
+        compile=built.compile,
         reference=reference(built.memory.budget, built.model, channels),
     )
 

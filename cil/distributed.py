@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cil.errors import UserError
+from cil.machine import Compiled
 
 if TYPE_CHECKING:
     from cil.data import ImageSet
@@ -156,14 +157,16 @@ class Learner:
 
     Args:
         strategy: what learns.
+        compile: mode in which its loss is compiled; None: not at all.
     """
 
-    def __init__(self, strategy: Strategy) -> None:
+    def __init__(self, strategy: Strategy, compile: str | None = None) -> None:
         self.strategy = strategy
+        self._loss = Compiled(strategy.loss, compile) if compile else strategy.loss
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The strategy's loss of this process's share of a batch."""
-        return self.strategy.loss(x, y)
+        return self._loss(x, y)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, averaged over all processes."""
@@ -186,14 +189,18 @@ class _Together(Learner):
 
 
 @contextlib.contextmanager
-def learner(strategy: Strategy) -> Iterator[Learner]:
+def learner(strategy: Strategy, compile: str | None = None) -> Iterator[Learner]:
     """What the gradient loop minimises: the strategy's loss, with gradients averaged over all processes.
+
+    Args:
+        strategy: what learns.
+        compile: mode in which its loss is compiled where one process learns alone; None: not at all.
 
     Raises:
         RuntimeError: the process group was not made by :func:`launch`.
     """
     if world_size() == 1:
-        yield Learner(strategy)
+        yield Learner(strategy, compile)
         return
     if _fabric is None:
         raise RuntimeError("several processes learn together after distributed.launch, which was not called")

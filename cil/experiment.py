@@ -39,6 +39,7 @@ class Experiment:
         evaluators: names out of ``cil.evaluation.accuracy.EVALUATORS``; empty: all that the memory allows.
         device: where to compute.
         precision: ``32``, ``bf16-mixed``, ``16-mixed`` or ``64``.
+        compile: mode of ``torch.compile`` for losses; None: they are not compiled.
         reference: the other method whose size is the budget, where the memory's budget names one.
     """
 
@@ -51,6 +52,7 @@ class Experiment:
     evaluators: tuple[str, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "32"
+    compile: str | None = None
     reference: Reference | None = None
 
     def check(self) -> None:
@@ -260,6 +262,7 @@ class Experiment:
         bound = self.augmentation.bind(self.scenario.image_shape, mean, std, self.device)
         ordered = not self.scenario.tasks[task].boundary
         place = Place(task, self.seeds.data, bound, self.device, self.precision, ordered=ordered)
+        place.compile = self.compile
         if watcher is not None:
             place.watcher = watcher
         return place

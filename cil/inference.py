@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cil import cache, distributed
-from cil.data import ImageSet
+from cil.data import ImageSet, moved
 from cil.nets.pretrained import Pretrained
 from cil.strategy import Strategy
 
@@ -40,7 +40,7 @@ def passes(
         if kept:
             x = features = kept(part)
         else:
-            x = place.augmentation.test(data.gather(part).to(place.device)).to(place.dtype)
+            x = place.augmentation.test(moved(data.gather(part), place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
         with place.autocast():
             if not kept:

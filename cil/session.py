@@ -61,6 +61,8 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         return 0
     store = cfg.feature_store(config.cache, config.cache_limit)
     folder = RunFolder(Path(config.run_dir or default_folder(resolved)))
+    if config.compile and (config.devices * config.num_nodes > 1 or distributed.under_torchrun()):
+        raise UserError(f"compile: {config.compile} works in one process; give null, or devices: 1")
     if first:
         folder.check(resolved, resume=config.resume, overwrite=config.overwrite)
     before = folder.results()

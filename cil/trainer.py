@@ -30,7 +30,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from cil import distributed
 from cil.augmentation import Bound
 from cil.compute import Compute, flops
-from cil.data import FeatureSet, ImageSet, Joined
+from cil.data import FeatureSet, ImageSet, Joined, OnDevice, moved, near
 from cil.errors import UserError, unknown
 from cil.inference import BATCH, passes
 from cil.machine import autocast, dtype_of
@@ -114,6 +114,7 @@ class Place:
 
     ``ordered``: the task is a piece of a stream, so its images come in their order, once. ``judge``: how good the
     strategy is after an epoch, where the best one is to be kept. ``compute``: where costs are added up.
+    ``compile``: the mode in which ``torch.compile`` is to compile losses; None: not at all.
     """
 
     task: int
@@ -125,6 +126,7 @@ class Place:
     ordered: bool = False
     judge: Callable[[Strategy], float] | None = None
     compute: Compute = field(default_factory=Compute)
+    compile: str | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of this run: matrix products in half of it where it is mixed."""
@@ -291,6 +293,7 @@ class Trainer:
                 raise ValueError("exemplars are images and cannot be mixed with features")
             both = Joined(data, replay)
         stage, self.stage, self.n_new = self.stage, self.stage + 1, len(data)
+        read = both if isinstance(both, FeatureSet) or place.ordered else near(both, place.device)
         optimizer = self.make_optimizer(strategy)
         self.flops_per_image, self.scaler = None, torch.amp.GradScaler("cuda", enabled=place.precision == "16-mixed")
         strategy.label_smoothing = self.label_smoothing
@@ -301,10 +304,10 @@ class Trainer:
             if place.ordered and self.epochs != 1:
                 raise RuntimeError(f"{self.epochs} passes over a stream, whose images are seen once")
             first = place.watcher.restore(stage, strategy, optimizer, best)
-            with distributed.learner(strategy) as learner:
+            with distributed.learner(strategy, place.compile) as learner:
                 for epoch in range(first, self.epochs):
                     with place.compute.phase("learning"):
-                        loss = self.run_epoch(learner, both, optimizer, stage, epoch)
+                        loss = self.run_epoch(learner, read, optimizer, stage, epoch)
                     place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
                     if best:
                         with place.compute.phase("evaluation"):
@@ -353,7 +356,12 @@ class Trainer:
         return torch.cat(parts), own.labels.to(place.device)
 
     def run_epoch(
-        self, learner: distributed.Learner, data: ImageSet | FeatureSet, optimizer: Optimizer, stage: int, epoch: int
+        self,
+        learner: distributed.Learner,
+        data: ImageSet | OnDevice | FeatureSet,
+        optimizer: Optimizer,
+        stage: int,
+        epoch: int,
     ) -> float:
         """One pass over the data; the mean loss of its steps. Its draws depend on seed, task, stage and epoch alone."""
         place = self.placed()
@@ -390,7 +398,9 @@ class Trainer:
                 place.watcher.step_done()
         return float(losses.double().mean())
 
-    def batch(self, data: ImageSet | FeatureSet, index: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    def batch(
+        self, data: ImageSet | OnDevice | FeatureSet, index: Tensor, draws: torch.Generator
+    ) -> tuple[Tensor, Tensor, float]:
         """This process's share of a batch, augmented: (B, C, H, W), (B,), and the weight of its mean loss.
 
         Weighted, the means of all processes average to the mean over the whole batch. A process whose share is empty
@@ -400,10 +410,10 @@ class Trainer:
         weight = (part.stop - part.start) * distributed.world_size() / len(index)
         if not weight:
             part = slice(0, 1)
-        x = data.gather(index[part]).to(place.device)
-        if isinstance(data, ImageSet):
+        x = moved(data.gather(index[part]), place.device)
+        if not isinstance(data, FeatureSet):
             x = place.augmentation.train(x, draws, of=len(index), part=part)
-        return x.to(place.dtype), data.labels[index[part]].to(place.device), weight
+        return x.to(place.dtype), moved(data.labels[index[part]], place.device), weight
 
     def _refuse_divergence(self, losses: Tensor, start: int, stop: int, epoch: int) -> None:
         """Read the losses of these steps, add up those of all processes, and stop if one of them is no number."""

@@ -1,6 +1,7 @@
 """Seconds by phase, floating-point operations and precision: what is measured, and what is chosen."""
 
 import itertools
+import shutil
 import time
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from cil import machine
+from cil import machine, session
 from cil.compute import PHASES, Compute, flops, peak_memory
+from cil.data import OnDevice, near
 from cil.errors import UserError
-from cil.lab import Lab
+from cil.lab import Lab, equal_states, toy_dataset
 from cil.run import run
+from scenarios.datasets import load
 from strategies.acil import ACIL
 from strategies.finetune import Finetune
 from strategies.wa import WA
@@ -156,3 +159,69 @@ def test_float64_computes_everything_in_it():
     _, strategy, _ = run(experiment)
     floats = [tensor for tensor in strategy.state_dict().values() if tensor.is_floating_point()]
     assert floats and all(tensor.dtype == torch.float64 for tensor in floats)
+
+
+# --- compiled losses --------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_loss_is_for_batches_of_one_shape(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda loss, **options: lambda x, y: calls.append(options) or loss(x, y))
+    loss = machine.Compiled(lambda x, y: x.sum() - y.sum(), "reduce-overhead")
+    for size in (4, 4, 3, 4):
+        assert loss(torch.ones(size, 2), torch.ones(size)) == size
+    # Not the first, whose operations are counted, and not the one of three.
+    assert calls == 2 * [{"mode": "reduce-overhead", "dynamic": False}]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiling_changes_nothing_but_rounding():
+    states = []
+    for mode in (None, "default"):
+        experiment = Lab(WA).experiment(sizes=(4, 2))
+        experiment.precision, experiment.compile = "64", mode
+        _, strategy, _ = run(experiment)
+        states.append(strategy.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-9, atol=1e-9, msg=name)
+    assert any(not torch.equal(states[1][name], tensor) for name, tensor in states[0].items())  # it was compiled
+
+
+def test_several_processes_do_not_compile(tmp_path):
+    with pytest.raises(UserError, match="compile: default works in one process"):
+        words = ["--config", "configs/quickstart.yaml", "--run_dir", str(tmp_path / "run")]
+        session.train([*words, "--compile", "default", "--devices", "2"], load, "train.py")
+    assert not list(tmp_path.iterdir())
+
+
+# --- images on the device ---------------------------------------------------------------------------------------------
+
+
+def test_images_on_the_device_are_those_that_were_put_there(monkeypatch):
+    data = toy_dataset().train.subset([5, 3, 100, 7])
+    there = OnDevice(data, CPU)
+    index = torch.tensor([2, 0, 2])
+    assert len(there) == 4
+    assert torch.equal(there.labels, data.labels)
+    assert torch.equal(there.gather(index), data.gather(index))
+    assert there.gather(index).is_contiguous(memory_format=torch.channels_last)
+    assert near(data, CPU) is data
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4 * 4 * 64, True), (4 * 4 * 64 - 1, False)])
+def test_a_gpu_holds_images_that_leave_three_quarters_of_it(monkeypatch, free, fits):
+    data = toy_dataset().train.subset([5, 3, 100, 7])  # 64 bytes each
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr("cil.data.OnDevice", lambda images, device: (images, device))
+    device = torch.device("cuda:0")
+    assert near(data, device) == ((data, device) if fits else data)
+
+
+def test_a_run_learns_the_same_from_images_on_the_device(monkeypatch):
+    wanted = run(Lab(WA).experiment())[1].state_dict()
+    put = []
+    monkeypatch.setattr("cil.trainer.near", lambda data, device: put.append(1) or OnDevice(data, device))
+    found = run(Lab(WA).experiment())[1].state_dict()
+    assert len(put) == 3
+    assert not equal_states(wanted, found)
