@@ -17,6 +17,7 @@ from torch import Tensor
 from cil import distributed
 from cil.frozen import Prototypical
 from cil.nets.network import Network
+from cil.ops.growing import extended
 from cil.ops.statistics import Statistics, mirror_, pack, packed_size, unpack
 from cil.scenario import Task
 from cil.trainer import Trainer
@@ -36,8 +37,8 @@ class Discriminant(Statistics):
 
     def grow(self, n_new: int) -> None:
         """Append classes with scores of zero."""
-        self.weight = torch.cat([self.weight, self.weight.new_zeros(n_new, self.weight.shape[1])])
-        self.bias = torch.cat([self.bias, self.bias.new_zeros(n_new)])
+        self.weight = extended(self.weight, n_new)
+        self.bias = extended(self.bias, n_new)
 
 
 class SLDA(Prototypical):

@@ -25,6 +25,7 @@ from cil.cache import Store, digests, on_grid
 from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment
+from cil.inference import features_of
 from cil.lab import hoard, toy_scenario
 from cil.memory.exemplars import Memory
 from cil.memory.ledger import inference_bytes
@@ -195,6 +196,33 @@ def test_what_is_kept_has_the_bits_of_what_is_computed(tmp_path, computed):
     computed.clear()
     strategy.features(x[:3])
     assert computed == [3]  # outside, everything is computed
+
+
+def test_the_pixels_of_a_test_image_are_looked_at_once(tmp_path, computed, monkeypatch):
+    own, features = experiment(), prepared(tmp_path)
+    strategy, place, test = own.fresh(), own.place(0), own.scenario.test
+    own.grow(strategy, own.scenario.tasks[0])
+    due = features_of(strategy, test, place)
+    hashed = []
+    monkeypatch.setattr(cache, "digests", lambda images: hashed.append(len(images)) or digests(images))
+    computed.clear()
+    with cache.use(features):
+        for classes in (range(2), range(6), range(1, 4)):
+            some = test.of_classes(classes)
+            wanted = due[torch.isin(test.labels, torch.tensor(list(classes)))]
+            assert torch.equal(features_of(strategy, some, place), wanted)
+        assert (sum(hashed), sum(computed)) == (len(test), 0)
+        features_of(strategy, own.scenario.tasks[0].train, place)
+        assert sum(hashed) > len(test)  # training images are seen in every pass
+        # Whoever watches the network sees every image, and new weights are other features.
+        watched = []
+        handle = strategy.model.backbone.body.register_forward_hook(lambda *_: watched.append(1))
+        assert torch.equal(features_of(strategy, test, place), due)
+        assert watched
+        handle.remove()
+        with torch.no_grad():
+            next(strategy.model.backbone.parameters()).add_(1)
+        assert not torch.equal(features_of(strategy, test, place), due)
 
 
 def test_copies_find_what_their_original_has_and_changed_weights_do_not(tmp_path, computed):

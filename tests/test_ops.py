@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from cil.nets.network import Network
 from cil.ops.alignment import align
 from cil.ops.distillation import distillation
 from cil.ops.freezing import freeze, frozen_copy, train_mode
+from cil.ops.growing import extended
 from cil.scenario import Task
 from strategies.finetune import Finetune
 from strategies.icarl import ICaRL, binary_loss
@@ -394,3 +398,35 @@ def test_finetune_may_compare_all_classes():
     assert loss.item() == pytest.approx(cross_entropy(logits, y), rel=1e-9)
     loss.backward()
     assert strategy.model.head.weight.grad[:4].all()
+
+
+# --- growing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_an_extended_tensor_is_the_old_one_and_zeros(dim):
+    old = torch.arange(6, dtype=torch.float64).view(2, 3)
+    zeros = torch.zeros(2, 4, dtype=torch.float64) if dim else torch.zeros(5, 3, dtype=torch.float64)
+    found = extended(old, zeros.shape[dim], dim)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, torch.cat([old, zeros], dim))
+    assert torch.equal(extended(old, 0), old)
+    counts = extended(torch.empty(0, dtype=torch.int64), 3)
+    assert counts.tolist() == [0, 0, 0] and counts.dtype == torch.int64
+    assert extended(torch.empty(2, 3, device="meta"), 4).shape == (6, 3)
+
+
+def test_planning_a_run_does_not_import_the_compiler():
+    """It takes as long as importing torch, and a plan computes nothing."""
+    lines = [
+        "import runpy, sys",
+        "sys.argv = ['tools/memory.py', 'plan', '--config', 'configs/quickstart.yaml']",
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')",
+        "except SystemExit: pass",
+        "print('compiler' if 'torch._dynamo' in sys.modules else 'none')",
+    ]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "none", done.stderr

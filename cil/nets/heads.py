@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.ops.growing import extended
+
 
 class LinearHead(nn.Module):
     """Scores W x + b, one row of W for each class seen; starts with none.
@@ -34,8 +36,9 @@ class LinearHead(nn.Module):
         """
         self.weight = _grown(self.weight, n_new, more_features)
         if self.bias is not None:
-            fresh = _drawn(n_new, num_features=self.weight.shape[1]).to(self.bias)
-            self.bias = nn.Parameter(torch.cat([self.bias.detach(), fresh]), requires_grad=self.bias.requires_grad)
+            bias = extended(self.bias.detach(), n_new)
+            bias[len(self.bias) :] = _drawn(n_new, num_features=self.weight.shape[1]).to(bias)
+            self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -94,8 +97,9 @@ def _drawn(*shape: int, num_features: int) -> Tensor:
 
 def _grown(old: nn.Parameter, rows: int, columns: int) -> nn.Parameter:
     """A (K, D) matrix as the corner of a (K + rows, D + columns) matrix whose other values are drawn."""
-    weight, width = old.detach(), old.shape[1] + columns
+    (n_old, n_columns), width = old.shape, old.shape[1] + columns
+    weight = extended(extended(old.detach(), columns, 1), rows)
     if columns:
-        weight = torch.cat([weight, _drawn(old.shape[0], columns, num_features=width).to(old)], 1)
-    weight = torch.cat([weight, _drawn(rows, width, num_features=width).to(old)])
+        weight[:n_old, n_columns:] = _drawn(n_old, columns, num_features=width).to(old)
+    weight[n_old:] = _drawn(rows, width, num_features=width).to(old)
     return nn.Parameter(weight, requires_grad=old.requires_grad)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cil import distributed
+from cil.ops.growing import extended
 from cil.ops.means import ClassMeans
 from cil.ops.statistics import Statistics, packed_size
 
@@ -26,7 +27,7 @@ class ClassCovariances(Statistics):
 
     def grow(self, n_new: int) -> None:
         """Append classes without vectors; their covariance is zero, and that of a single vector stays zero."""
-        self.triangles = torch.cat([self.triangles, self.triangles.new_zeros(n_new, self.triangles.shape[1])])
+        self.triangles = extended(self.triangles, n_new)
 
     def matrices(self) -> Tensor:
         """float64 (K, D, D)"""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cil import distributed
+from cil.ops.growing import extended
 from cil.ops.statistics import Statistics
 
 
@@ -27,8 +28,8 @@ class ClassMeans(Statistics):
 
     def grow(self, n_new: int) -> None:
         """Append classes without images."""
-        self.means = torch.cat([self.means, self.means.new_zeros(n_new, self.means.shape[1])])
-        self.counts = torch.cat([self.counts, self.counts.new_zeros(n_new)])
+        self.means = extended(self.means, n_new)
+        self.counts = extended(self.counts, n_new)
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
         """Take in more vectors (N, D) of classes (N,); with several processes, each one's own share."""

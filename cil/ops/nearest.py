@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cil.ops.growing import extended
 from cil.ops.statistics import Statistics
 
 
@@ -27,8 +28,8 @@ class KeptFeatures(Statistics):
 
     def grow(self, n_new: int) -> None:
         """Append classes without features."""
-        self.features = torch.cat([self.features, self.features.new_zeros(n_new, *self.features.shape[1:])])
-        self.counts = torch.cat([self.counts, self.counts.new_zeros(n_new)])
+        self.features = extended(self.features, n_new)
+        self.counts = extended(self.counts, n_new)
 
     def keep(self, features: Tensor, label: int) -> None:
         """Add features (N, D) of one class, the first of them, while there is room."""

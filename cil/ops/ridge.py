@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cil import distributed
 from cil.errors import UserError
+from cil.ops.growing import extended
 from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 
 # Makes the samples of one piece, as often as it is called: pairs (n, M), (n, K), X in float32 or float64.
@@ -81,7 +82,7 @@ class Ridge(Statistics):
 
     def grow(self, n_new: int) -> None:
         """Append columns of zeros for new classes."""
-        self.weight = torch.cat([self.weight, self.weight.new_zeros(self.width, n_new)], 1)
+        self.weight = extended(self.weight, n_new, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores X W in float64: (N, M) -> (N, K)."""
