@@ -2,9 +2,9 @@
 
     python benchmarks/start.py --rounds 5
 
-Each round starts, in turn, a Python that only imports torch and ``tools/train.py`` with a configuration, which is stopped
-when its first step begins. Medians and the fastest of all rounds; files are read once before, so that the disk does not
-count.
+Each round starts, in turn, a Python that only imports torch; one that also imports torch's compiler, as any step of its
+optimisers does; ``tools/train.py`` with a configuration, stopped at once when its first step ends; and its plan. Medians
+and the fastest of all rounds; files are read once before, so that the disk does not count.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-# Runs the tool, and ends the process where the first step begins.
+# Runs the tool, and ends the process where the first step ends.
 UNTIL_STEP = """
 import os, runpy, sys
 sys.path.insert(0, "tools")
 sys.argv = sys.argv[1:]
 import cil.trainer
-cil.trainer.Trainer.train_step = lambda *_: os._exit(0)
+step = cil.trainer.Trainer.train_step
+cil.trainer.Trainer.train_step = lambda *words: [step(*words), os._exit(0)]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -52,6 +53,7 @@ def main() -> None:
         run = ["tools/train.py", *files, "--run_dir", f"{folder}/run", "--overwrite"]
         commands = {
             "import torch": ["-c", "import torch"],
+            "... and its compiler": ["-c", "import torch._dynamo"],
             "command to first step": ["-c", UNTIL_STEP, *run],
             "plan (--dry-run)": [*run, "--dry-run"],
         }

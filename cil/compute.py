@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 PHASES = ("data", "learning", "selection", "evaluation", "checkpoint", "other")
 
@@ -67,21 +69,32 @@ class Compute:
         self.images, self.training_flops = state["images"], state["training_flops"]
 
 
-class Counted:
-    """How many floating-point operations were made; known after :func:`flops` ends."""
+class Flops(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products, convolutions and attention in here, in ``total``.
 
-    total = 0
+    By the formulas of ``torch.utils.flop_counter``, whose own counter imports torch's compiler.
+    """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
 
-@contextlib.contextmanager
-def flops() -> Iterator[Counted]:
-    """Count the floating-point operations of matrix products, convolutions and attention in here."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports torch's compiler
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled in here, and to say so torch would import its compiler
 
-    counted = Counted()
-    with FlopCounterMode(display=False) as counter:
-        yield counted
-    counted.total = counter.get_total_flops()
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # an operation made of others counts as those
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:

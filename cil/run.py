@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cil.checkpoint import Checkpoints
-from cil.compute import Compute, flops, peak_memory, reset_peak
+from cil.compute import Compute, Flops, peak_memory, reset_peak
 from cil.data import ImageSet
 from cil.evaluation import few_shot, metrics
 from cil.evaluation.accuracy import Predictions, evaluate
@@ -169,7 +169,7 @@ def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: P
     """What the method's own evaluator needs: bytes of the state that it reads, class means included, and operations."""
     n_means = 0 if strategy.evaluator == "linear" else task.n_seen
     x = place.augmentation.test(images.gather(slice(0, 1)).to(place.device)).to(place.dtype)
-    with flops() as counted:
+    with Flops() as counted:
         needed = inference_bytes(strategy, x, n_means=n_means)
     return needed, counted.total
 

@@ -29,7 +29,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from cil import distributed
 from cil.augmentation import Bound
-from cil.compute import Compute, flops
+from cil.compute import Compute, Flops
 from cil.data import FeatureSet, ImageSet, Joined, OnDevice, moved, near
 from cil.errors import UserError, unknown
 from cil.inference import BATCH, passes
@@ -345,7 +345,7 @@ class Trainer:
         parts = []
         with place.compute.phase("learning"):
             found = passes(strategy, own or data.subset([0]), place, need_scores=False)
-            with flops() as counted:
+            with Flops() as counted:
                 first, _ = next(found)
             place.compute.training_flops += counted.total / len(first) * len(data)
             for features in (first, *(features for features, _ in found)):
@@ -385,7 +385,7 @@ class Trainer:
                 with place.compute.phase("data"):
                     x, y, weight = self.batch(data, index, draws)
                 if self.flops_per_image is None:
-                    with flops() as counted:
+                    with Flops() as counted:
                         losses[step] = self.train_step(learner, x, y, weight, optimizer)
                     self.flops_per_image = counted.total / len(x)
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import zipfile
 import zlib
 from collections import defaultdict
@@ -176,16 +177,28 @@ def _split(where: str, split: str, images: Any, labels: Any) -> ImageSet:
 
 def _digits() -> Dataset:
     """Handwritten digits, 1797 images of 8 x 8: every fourth image of each class is for testing."""
-    from sklearn.datasets import load_digits  # slow to import, and only this data set needs it
-
-    bunch = load_digits()
-    images, labels = np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64)  # from 0..16
+    table = _digits_table()  # (1797, 65): 64 pixels from 0 to 16, and the label
+    images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     test = np.zeros(len(labels), dtype=bool)
     for label in range(10):
         test[np.flatnonzero(labels == label)[3::4]] = True
     train_set = _split("data: 'digits'", "train", images[~test], labels[~test])
     test_set = _split("data: 'digits'", "test", images[test], labels[test])
     return Dataset("digits", train_set, test_set, tuple("0123456789"))
+
+
+def _digits_table() -> np.ndarray:
+    """The file that comes with scikit-learn, read without importing it, which takes a second, where it is found."""
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / "datasets/data/digits.csv.gz"
+        if path.exists():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def _published(name: str, root: Path) -> Dataset:

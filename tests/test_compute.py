@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cil import machine, session
-from cil.compute import PHASES, Compute, flops, peak_memory
+from cil.compute import PHASES, Compute, Flops, peak_memory
 from cil.data import OnDevice, near
 from cil.errors import UserError
 from cil.lab import Lab, equal_states, toy_dataset
@@ -73,10 +73,10 @@ def test_operations_are_those_of_the_layers():
     net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(5 * 6 * 6, 7, bias=False))
     x = torch.randn(2, 3, 6, 6)
     forward = 2 * 2 * (36 * 5 * 3 * 9 + 180 * 7)  # two for each multiplication with addition, two images
-    with flops() as counted, torch.no_grad():
+    with Flops() as counted, torch.no_grad():
         net(x)
     assert counted.total == forward
-    with flops() as counted:
+    with Flops() as counted:
         net(x).sum().backward()
     # Backward: twice the forward pass, less the gradient of the images, which nobody asks for.
     assert counted.total == 3 * forward - 2 * 2 * 36 * 5 * 3 * 9

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cil.data import Dataset, ImageSet
 from cil.errors import UserError
+from scenarios import datasets
 from scenarios.datasets import check, load, resize
 
 RNG = np.random.default_rng(0)
@@ -422,3 +423,13 @@ def test_loading_leaves_global_random_state_alone():
     digest = hashlib.sha256(load("digits", image_size=12).train.raw().tobytes()).hexdigest()
     assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
     assert digest == hashlib.sha256(load("digits", image_size=12).train.raw().tobytes()).hexdigest()
+
+
+def test_digits_are_those_of_scikit_learn_without_its_import(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    table = datasets._digits_table()
+    assert np.array_equal(table, np.column_stack([bunch.data, bunch.target]))
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    assert np.array_equal(datasets._digits_table(), table)  # where the file is not found, scikit-learn reads it

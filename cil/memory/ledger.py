@@ -136,6 +136,10 @@ class _Reads(TorchDispatchMode):
         super().__init__()
         self.storages: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled under it, and to say so torch would import its compiler
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in torch.utils._pytree.tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):
