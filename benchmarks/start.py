@@ -3,7 +3,7 @@
     python benchmarks/start.py --rounds 5
 
 Each round starts, in turn, a Python that only imports torch; one that also imports torch's compiler, as any step of its
-optimisers does; ``tools/train.py`` with a configuration, stopped at once when its first step ends; and its plan. Medians
+optimisers does; ``tools/train.py`` with a configuration, stopped when its first step ends; and its plan. Medians
 and the fastest of all rounds; files are read once before, so that the disk does not count.
 """
 
