@@ -133,8 +133,12 @@ class OnRay:
                 _knock(address)
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--address: no Ray cluster can be used at '{address}': {reason}") from error
+            what = (
+                f"--address: no Ray cluster can be used at '{address}'"
+                if address
+                else "--engine ray: none can be started"
+            )
+            raise UserError(f"{what}: {str(error).splitlines()[0]}") from error
 
     def slots(self, threads: int) -> int:
         have = self.ray.cluster_resources()
