@@ -133,12 +133,8 @@ class OnRay:
                 _knock(address)
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
-            what = (
-                f"--address: no Ray cluster can be used at '{address}'"
-                if address
-                else "--engine ray: none can be started"
-            )
-            raise UserError(f"{what}: {str(error).splitlines()[0]}") from error
+            what = f"no Ray cluster can be used at '{address}'" if address else "no Ray cluster can be started here"
+            raise UserError(f"--engine ray: {what}: {str(error).splitlines()[0]}") from error
 
     def slots(self, threads: int) -> int:
         have = self.ray.cluster_resources()
