@@ -34,13 +34,21 @@ class Process(Protocol):
         """The exit status; negative: the signal that ended it; None while it works."""
         ...
 
-    def poll(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """The exit status, None while it works."""
+        ...
 
-    def terminate(self) -> None: ...
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """End it."""
+        ...
 
-    def wait(self, timeout: float | None = None) -> int: ...
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, once it has ended; ``subprocess.TimeoutExpired`` if it has not after so many seconds."""
+        ...
 
 
 class Engine(Protocol):
@@ -69,13 +77,16 @@ class Local:
     """Processes of this machine, which die with the sweep on Linux."""
 
     def slots(self, threads: int) -> int:
+        """As many as there are processors for."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // threads)
 
     def start(self, words: list[str], log: Path, threads: int) -> Process:
+        """A process, started by this one."""
         return opener()(words, str(log), threads, None)
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Nothing is left to be done."""
 
 
 def opener() -> Callable[[list[str], str, int, str | None], subprocess.Popen[bytes]]:
@@ -137,11 +148,13 @@ class OnRay:
             raise UserError(f"--engine ray: {what}: {str(error).splitlines()[0]}") from error
 
     def slots(self, threads: int) -> int:
+        """As many as the cluster has processors and GPUs for, as it is now."""
         have = self.ray.cluster_resources()
         by_cpu = have.get("CPU", 0) // threads
         return max(1, int(min(by_cpu, have.get("GPU", 0) // self.gpus) if self.gpus else by_cpu))
 
     def start(self, words: list[str], log: Path, threads: int) -> Process:
+        """A task, which waits for room on the cluster and then starts the process there."""
         open_process, patience = opener(), PATIENCE
 
         def run(words: list[str], log: str, threads: int, folder: str) -> int:
@@ -161,6 +174,7 @@ class OnRay:
         return _Task(self.ray, task.remote(words, str(log.resolve()), threads, str(Path.cwd())))
 
     def stop(self) -> None:
+        """Leave the cluster; one that was started for the sweep ends."""
         self.ray.shutdown()
 
 
