@@ -111,7 +111,7 @@ class Experiment:
         place, backbone = self.place(0), strategy.model.backbone
         if isinstance(backbone, Pretrained):
             one = self.scenario.test.gather(slice(0, 1)).to(self.device)
-            backbone.check(place.augmentation.test(one))
+            backbone.check(place.augmentation.test(one).to(place.dtype))
         if strategy.model.frozen:
             with torch.device("meta"):
                 grown = self.build()

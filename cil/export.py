@@ -106,7 +106,8 @@ def preprocessing(experiment: Experiment) -> Preprocessing:
 @torch.no_grad()
 def _assert_one_backbone(strategy: Strategy, experiment: Experiment) -> None:
     images = experiment.scenario.test.gather(slice(0, 2)).to(experiment.device)
-    x = experiment.place(0).augmentation.test(images)
+    place = experiment.place(0)
+    x = place.augmentation.test(images).to(place.dtype)
     own, whole = strategy.model.backbone(x), strategy.features(x)
     if own.shape != whole.shape or not torch.equal(own, whole):
         raise UserError(f"{type(strategy).__name__}'s features are not those of one backbone, so none can be exported")

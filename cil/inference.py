@@ -38,7 +38,7 @@ def passes(
     for start in range(0, len(data), BATCH):
         part = slice(start, start + BATCH)
         if kept:
-            x = features = kept(part)
+            x = features = kept(part).to(place.dtype)
         else:
             x = place.augmentation.test(moved(data.gather(part), place.device)).to(place.dtype)
             x = x.flip(3) if flip else x

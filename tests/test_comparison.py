@@ -208,6 +208,7 @@ UPPER_BOUND = {"out_of_budget": True, "config.memory.exemplars": "all"}
 SAME_ROW = {
     "threads": {"config.threads": 8, "machine.threads": 8},
     "device": {"config.device": "cuda", "machine.device": "cuda"},
+    "precision that becomes the same": {"config.precision": "auto"},
     "place": {"config.run_dir": "elsewhere", "config.root": "elsewhere", "config.data": "cifar100"},
     "command": {"command": "python other.py"},
     "times": {"started": "later", "tasks.0.seconds": 99.0},
@@ -226,7 +227,7 @@ OTHER_ROW = {
     "codec": ({"config.memory.codec": "jpeg", "config.memory.quality": 75}, "WA (codec jpeg; quality 75)"),
     "stored raw": ({"config.memory.codec": "png"}, "WA (codec raw)"),
     "backbone": ({"config.model.backbone": "convnet2"}, "WA (backbone convnet2)"),
-    "precision": ({"config.precision": "32"}, "WA (precision 32)"),
+    "precision": ({"machine.precision": "32"}, "WA (precision 32)"),
     "class": ({"strategy": "mine.WA"}, "WA (strategy mine.WA)"),
     "choice of model": ({"selected_by": "best epoch"}, "WA (selected_by best epoch)"),
     "memory": ({"config.memory.exemplars": 30}, "WA"),

@@ -168,7 +168,7 @@ CASES = {
         pair(),
     ),
     "different-image-size": ("problem", pair({"config.image_size": 32}), ["32 in A", "16 in B"], pair()),
-    "different-precision": ("problem", pair({"config.precision": 32}), ["32 in A", "bf16-mixed in B"], pair()),
+    "different-precision": ("problem", pair({"machine.precision": "32"}), ["32 in A", "bf16-mixed in B"], pair()),
     "different-backbones": (
         "problem",
         pair({"config.model.backbone": "convnet2"}),

@@ -120,7 +120,10 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """What was set, named as on the command line, without seeds, places, scenario and memory; null is unset."""
+        """What was set, named as on the command line, without seeds, places, scenario and memory; null is unset.
+
+        The precision is the one that was computed in.
+        """
         found: dict[str, Any] = {}
         for key, value in self.content["config"].items():
             if key in NO_OPTIONS:
@@ -130,7 +133,8 @@ class Run:
             if isinstance(value, dict):
                 found |= {f"{key}.{name}": item for name, item in value.items()}
             else:
-                found[key] = str(value) if key == "precision" else value
+                found[key] = value
+        found["precision"] = self.content["machine"].get("precision", found.get("precision"))
         # Two methods may share a name, and two runs of one method may report models that were chosen differently.
         found |= {key: self.content.get(key) for key in ("strategy", "selected_by", "pretrained_classes")}
         if self.codec != "jpeg":

@@ -120,16 +120,18 @@ class Pretrained(nn.Module):
         if not self.frozen:
             return self.body(self.prepare(x))
         features = cache.active()
-        return self.compute(x) if features is None else features.look_up(self, x)
+        found = self.compute(x) if features is None else features.look_up(self, x)
+        return found.to(x.dtype)
 
     @torch.no_grad()
     def compute(self, x: Tensor) -> Tensor:
-        """The features of a frozen backbone, without gradient, float32: (B, C, H, W) -> (B, D).
+        """The features of a frozen backbone, computed in its weights' precision without gradient: -> (B, D) in float32.
 
         Passes have ``CHUNK`` images, the last filled up with repetitions, in one layout of memory: so the arithmetic of
         an image does not depend on its batch.
         """
         parts = [x.new_empty(0, self.num_features, dtype=torch.float32)]
+        x = x.to(next((weight.dtype for weight in self.body.parameters()), x.dtype))
         for start in range(0, len(x), CHUNK):
             own = x[start : start + CHUNK]
             full = own[torch.arange(CHUNK, device=x.device) % len(own)]
