@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from cil.checkpoint import write_atomic
-from cil.data import ImageSet
+from cil.data import ImageSet, Pixels, gathered, slices
 from cil.units import mib
 
 try:
@@ -409,7 +409,7 @@ class Features:
         self.hits = self.misses = 0
         self._keys: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
         self._open: dict[str, Index | None] = {}
-        self._tested: np.ndarray | None = None  # the array of the scenario's test images
+        self._tested: Pixels | None = None  # the array of the scenario's test images
         self._positions: dict[str, np.ndarray] = {}  # under a key, where the features of its rows are
 
     def key(self, backbone: Pretrained, device: torch.device) -> str | None:
@@ -476,19 +476,19 @@ class Features:
             self._positions[key] = np.full(len(data.base), -1)
         positions = self._positions[key]
         unknown = data.subset(np.flatnonzero(positions[data.rows] < 0))
-        for start in range(0, len(unknown), BATCH):
-            part = slice(start, start + BATCH)
-            exact, images = on_grid(place.augmentation.test(unknown.gather(part).to(place.device)))
+        parts = slices(len(unknown), BATCH)
+        for part, read in zip(parts, gathered(unknown, parts), strict=True):
+            exact, images = on_grid(place.augmentation.test(read.to(place.device)))
             positions[unknown.rows[part]] = np.where(exact, index.find(digests(images)), -1)
         at = positions[data.rows]
         if (at < 0).any():
             return None
 
-        def read(part: slice) -> Tensor:
+        def look_up(part: slice) -> Tensor:
             self.hits += len(at[part])
             return torch.from_numpy(index.features(at[part])).to(place.device)
 
-        return read
+        return look_up
 
     def prepare(self, experiment: Experiment, progress: Progress) -> None:
         """Compute the features of all images of a scenario that are missing, and keep them.
@@ -565,18 +565,19 @@ class _Filling:
         began, computed = time.perf_counter(), 0
         with self.progress.counting("features", total) as done:
             for images in sets:
-                for start in range(0, len(images), BATCH):
-                    computed += self.take(images, slice(start, start + BATCH), backbone, about)
-                    done(min(BATCH, len(images) - start))
+                parts = slices(len(images), BATCH)
+                for read in gathered(images, parts):
+                    computed += self.take(read, backbone, about)
+                    done(len(read))
             self.flush(about)
         if self.used:
             self.store.note(self.key, self.data, self.used)
         seconds = time.perf_counter() - began
         self.progress.say(f"features of {computed} images computed in {seconds:.1f} s; {total} images were looked up")
 
-    def take(self, images: ImageSet, rows: slice, backbone: Pretrained, about: dict[str, Any]) -> int:
-        """Compute what is missing of one batch; the number of images."""
-        x = self.place.augmentation.test(images.gather(rows).to(self.place.device))
+    def take(self, images: Tensor, backbone: Pretrained, about: dict[str, Any]) -> int:
+        """Compute what is missing of one batch, uint8 (B, C, H, W); the number of images."""
+        x = self.place.augmentation.test(images.to(self.place.device))
         exact, raw = on_grid(x)
         hashes = digests(raw)
         new = exact.copy()

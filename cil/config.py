@@ -28,6 +28,7 @@ from cil.machine import pick_device, pick_precision
 from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network, find_backbone
+from cil.progress import Progress
 from cil.scenario import ScenarioBuilder
 from cil.seeds import Seeds
 from cil.strategy import Strategy
@@ -52,6 +53,8 @@ def settings(
     data: str = "digits",
     root: str = "data",
     image_size: int | None = None,
+    images: str = "auto",
+    workers: int | None = None,
     evaluators: list[str] | None = None,
     seed: int = 0,
     seeds: dict[Literal["init", "data", "exemplars"], int] | None = None,
@@ -76,6 +79,10 @@ def settings(
             ``folder:PATH``.
         root: where downloaded data sets are kept.
         image_size: side in pixels to which every image is resized once on loading; null keeps the stored size.
+        images: where the decoded images of ``folder:`` lie: ``memory``; ``files``, which are decoded whenever they are
+            read; ``auto``, memory if they take at most half of what is free, else files; or the path of a folder, where
+            they are decoded once for all runs. It changes no result.
+        workers: processes that decode image files; 0: threads of this one; null: as many as ``threads``.
         evaluators: ``linear``, ``nearest_mean``, ``nearest_mean_flip``; null: linear, and nearest_mean if there are
             exemplars. The strategy's own is always added.
         seed: of initial weights, of data order and augmentation, and of exemplar selection.
@@ -166,13 +173,16 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> tuple[Parser, Namespac
     return parser, config
 
 
-def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset]) -> Experiment:
+def instantiate(
+    parser: Parser, config: Namespace, load: Callable[..., Dataset], progress: Progress | None = None
+) -> Experiment:
     """Load the data and build all parts of the run.
 
     Args:
         parser: from :func:`parse`.
         config: from :func:`parse`.
         load: ``scenarios.datasets.load``, handed in because the engine does not import scenarios.
+        progress: told how far reading the data is; None: nobody.
 
     Raises:
         UserError: something does not fit; names the option.
@@ -182,7 +192,8 @@ def instantiate(parser: Parser, config: Namespace, load: Callable[..., Dataset])
         if built.threads < 1:
             raise UserError(f"threads: {built.threads} must be >= 1 or null")
         torch.set_num_threads(built.threads)
-    dataset = load(built.data, root=built.root, image_size=built.image_size)
+    places = {key: getattr(built, key) for key in ("root", "image_size", "images", "workers")}
+    dataset = load(built.data, **places, progress=progress)
     device = pick_device(built.device)
     seeds = Seeds(**{name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {}))
     scenario = built.scenario.build(dataset, seeds.data)

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+class Pixels(Protocol):
+    """What images are read from: an array, or what reads like one, such as files that are decoded when they are read.
+
+    It may have ``stream``, like ``ImageSet.stream`` with arrays of rows, to prepare some batches ahead.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)"""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8"""
+
+    @property
+    def ndim(self) -> int:
+        """4"""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+
 class ImageSet:
     """Labelled uint8 images: a view, by index, of one or more arrays in memory or mapped from disk.
 
     Args:
-        images: uint8 array (N, H, W, C), in memory or a ``numpy.memmap``.
+        images: uint8 array (N, H, W, C), in memory, a ``numpy.memmap``, or what reads like one.
         labels: int64 labels (N,), one for each image of the view.
         index: which rows of ``images`` the view shows, (N,); all of them by default.
 
@@ -23,7 +47,7 @@ class ImageSet:
         ValueError: images are not (N, H, W, C) uint8, or labels and rows differ in number.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray | Tensor, index: np.ndarray | None = None) -> None:
+    def __init__(self, images: Pixels, labels: np.ndarray | Tensor, index: np.ndarray | None = None) -> None:
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"images must be uint8 (N, H, W, C), not {images.dtype} {tuple(images.shape)}")
         self._images = images
@@ -39,8 +63,8 @@ class ImageSet:
         return f"ImageSet({len(self)} images of {self.image_shape})"
 
     @property
-    def base(self) -> np.ndarray:
-        """The array that this is a view of, uint8 (M, H, W, C)."""
+    def base(self) -> Pixels:
+        """What this is a view of, uint8 (M, H, W, C)."""
         return self._images
 
     @property
@@ -65,6 +89,13 @@ class ImageSet:
             index = index.numpy()
         return np.asarray(self._images[self._index[index]])
 
+    def stream(self, parts: Sequence[np.ndarray | Tensor | slice]) -> Iterator[np.ndarray]:
+        """The images at each of these positions in turn, uint8 (B, H, W, C); files are decoded some parts ahead."""
+        ahead = getattr(self._images, "stream", None)
+        if ahead is None:
+            return map(self.raw, parts)
+        return ahead([self._index[part.numpy() if isinstance(part, Tensor) else part] for part in parts])
+
     def gather(self, index: np.ndarray | Tensor | slice = slice(None)) -> Tensor:
         """The images at these positions for the network: uint8 (B, C, H, W), channels last in memory."""
         return torch.from_numpy(self.raw(index)).permute(0, 3, 1, 2)
@@ -87,12 +118,18 @@ class ImageSet:
         """Images of each class, (K,)."""
         return np.bincount(self.labels.numpy(), minlength=n_classes)
 
-    def sha256(self) -> str:
-        """Fingerprint of shapes, pixels and labels, read in pieces so that mapped files stay on disk."""
+    def sha256(self, done: Callable[[int], None] = lambda images: None) -> str:
+        """Fingerprint of shapes, pixels and labels, read in pieces so that mapped files stay on disk.
+
+        Args:
+            done: called after each piece with the number of its images.
+        """
         digest = hashlib.sha256(repr((len(self), self.image_shape)).encode())
         digest.update(self.labels.numpy().tobytes())
-        for start in range(0, len(self), 4096):
-            digest.update(self.raw(slice(start, start + 4096)).tobytes())
+        size = max(1, 2**24 // max(1, self.image_bytes))  # 16 MiB
+        for piece in self.stream(slices(len(self), size)):
+            digest.update(piece.tobytes())
+            done(len(piece))
         return digest.hexdigest()
 
 
@@ -128,12 +165,40 @@ class Joined(ImageSet):
             out[mine] = part.raw(index[mine] - start)
         return out
 
+    def stream(self, parts: Sequence[np.ndarray | Tensor | slice]) -> Iterator[np.ndarray]:
+        whole = np.arange(len(self))
+        rows = [whole[part.numpy() if isinstance(part, Tensor) else part] for part in parts]
+        bounds = list(zip(self._starts, self._starts[1:], strict=False))
+        mine = [[(own >= start) & (own < stop) for own in rows] for start, stop in bounds]
+        found = [
+            part.stream([own[some] - start for own, some in zip(rows, which, strict=True)])
+            for part, which, (start, _) in zip(self._parts, mine, bounds, strict=True)
+        ]
+        channels, height, width = self._shape
+        for number, own in enumerate(rows):
+            out = np.empty((len(own), height, width, channels), dtype=np.uint8)
+            for which, images in zip(mine, found, strict=True):
+                out[which[number]] = next(images)
+            yield out
+
     def subset(self, index: np.ndarray | Tensor | Sequence[int]) -> ImageSet:
         index = np.asarray(index, dtype=np.int64)
         return ImageSet(self.raw(index), self.labels[torch.from_numpy(index)])
 
     def relabel(self, mapping: np.ndarray) -> ImageSet:
         return Joined(*(part.relabel(mapping) for part in self._parts))
+
+
+def slices(n: int, size: int) -> list[slice]:
+    """The positions of n things, ``size`` at a time, the last fewer."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def gathered(data: ImageSet | OnDevice | FeatureSet, parts: Sequence[Any]) -> Iterator[Tensor]:
+    """``data.gather`` of each part in turn; where images have to be decoded, the next parts are on their way."""
+    if isinstance(data, ImageSet):
+        return (torch.from_numpy(images).permute(0, 3, 1, 2) for images in data.stream(parts))
+    return map(data.gather, parts)
 
 
 class OnDevice:
@@ -206,6 +271,7 @@ class Dataset:
         mean: channel means of the usual normalisation of this data set, (C,), as fractions of 255; None: no convention.
         std: channel standard deviations, (C,).
         files: path of each training image below the data set's folder; None where images do not come from files.
+        fingerprint: what ``sha256`` gives, where it is known without reading everything.
     """
 
     name: str
@@ -215,7 +281,10 @@ class Dataset:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     files: tuple[str, ...] | None = None
+    fingerprint: str | None = None
 
-    def sha256(self) -> str:
-        """Fingerprint of the pixels and labels of both splits."""
-        return hashlib.sha256((self.train.sha256() + self.test.sha256()).encode()).hexdigest()
+    def sha256(self, done: Callable[[int], None] = lambda images: None) -> str:
+        """Fingerprint of the pixels and labels of both splits; ``done`` is called as by ``ImageSet.sha256``."""
+        if self.fingerprint is not None:
+            return self.fingerprint
+        return hashlib.sha256((self.train.sha256(done) + self.test.sha256(done)).encode()).hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cil import cache, distributed
-from cil.data import ImageSet, moved
+from cil.data import ImageSet, gathered, moved, slices
 from cil.nets.pretrained import Pretrained
 from cil.strategy import Strategy
 
@@ -35,12 +35,12 @@ def passes(
     strategy.eval()
     score = _scorer(strategy) if need_scores else _none
     kept = None if flip else _kept(strategy, data, place)
-    for start in range(0, len(data), BATCH):
-        part = slice(start, start + BATCH)
+    parts = slices(len(data), BATCH)
+    for read in map(kept, parts) if kept else gathered(data, parts):
         if kept:
-            x = features = kept(part).to(place.dtype)
+            x = features = read.to(place.dtype)
         else:
-            x = place.augmentation.test(moved(data.gather(part), place.device)).to(place.dtype)
+            x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
         with place.autocast():
             if not kept:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cil import distributed
 from cil.checkpoint import under, with_prefix
-from cil.data import ImageSet
+from cil.data import ImageSet, gathered, moved, slices
 from cil.errors import UserError
 from cil.inference import BATCH
 from cil.scenario import Scenario, Task
@@ -83,11 +83,12 @@ def judge(images: ImageSet, place: Place) -> Callable[[Strategy], float]:
     def accuracy(strategy: Strategy) -> float:
         strategy.eval()
         right, own = torch.zeros((), dtype=torch.int64, device=place.device), distributed.own(images)
-        for start in range(0, len(own), BATCH):
-            x = place.augmentation.test(own.gather(slice(start, start + BATCH)).to(place.device)).to(place.dtype)
+        parts = slices(len(own), BATCH)
+        for part, read in zip(parts, gathered(own, parts), strict=True):
+            x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             with place.autocast():
                 found = strategy.learning_scores(x).argmax(1)
-            right += (found == own.labels[start : start + BATCH].to(place.device)).sum()
+            right += (found == own.labels[part].to(place.device)).sum()
         return int(distributed.sum_(right)) / len(images)
 
     return accuracy

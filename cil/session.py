@@ -52,7 +52,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     first = distributed.is_first()
     console = Console(quiet=not first)
     parser, config = cfg.parse(argv, Path(program).name)
-    experiment = cfg.instantiate(parser, config, load)
+    experiment = cfg.instantiate(parser, config, load, Progress(console))
     experiment.check()
     text = kept(parser, config)
     resolved = yaml.safe_load(text)
@@ -189,7 +189,7 @@ def memory(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> i
     console = Console()
     if argv[0] == "plan":
         parser, config = cfg.parse(argv[1:], Path(program).name)
-        experiment = cfg.instantiate(parser, config, load)
+        experiment = cfg.instantiate(parser, config, load, Progress(console))
         experiment.check()
         console.print(plan_table(experiment))
         return 0

@@ -30,7 +30,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from cil import distributed
 from cil.augmentation import Bound
 from cil.compute import Compute, Flops
-from cil.data import FeatureSet, ImageSet, Joined, OnDevice, moved, near
+from cil.data import FeatureSet, ImageSet, Joined, OnDevice, gathered, moved, near
 from cil.errors import UserError, unknown
 from cil.inference import BATCH, passes
 from cil.machine import autocast, dtype_of
@@ -381,9 +381,10 @@ class Trainer:
         # Each process draws for its own images, the first one as a single one would.
         own = () if distributed.is_first() else (distributed.rank(),)
         with seeded(place.seed, "network", place.task, stage, epoch, *own):
+            read = gathered(data, [index[_part(len(index))[0]] for index in batches])
             for step, index in enumerate(batches):
                 with place.compute.phase("data"):
-                    x, y, weight = self.batch(data, index, draws)
+                    x, y, weight = self.batch(next(read), data.labels, index, draws)
                 if self.flops_per_image is None:
                     with Flops() as counted:
                         losses[step] = self.train_step(learner, x, y, weight, optimizer)
@@ -399,21 +400,23 @@ class Trainer:
         return float(losses.double().mean())
 
     def batch(
-        self, data: ImageSet | OnDevice | FeatureSet, index: Tensor, draws: torch.Generator
+        self, read: Tensor, labels: Tensor, index: Tensor, draws: torch.Generator
     ) -> tuple[Tensor, Tensor, float]:
-        """This process's share of a batch, augmented: (B, C, H, W), (B,), and the weight of its mean loss.
+        """This process's part of a batch, augmented: (B, C, H, W), (B,), and the weight of its mean loss.
 
-        Weighted, the means of all processes average to the mean over the whole batch. A process whose share is empty
-        takes an image with weight 0.
+        Weighted, the means of all processes average to the mean over the whole batch.
+
+        Args:
+            read: the images of this process's part, uint8, or features, which are not augmented.
+            labels: of all images.
+            index: the whole batch.
+            draws: of augmentation.
         """
-        place, part = self.placed(), distributed.share(len(index))
-        weight = (part.stop - part.start) * distributed.world_size() / len(index)
-        if not weight:
-            part = slice(0, 1)
-        x = moved(data.gather(index[part]), place.device)
-        if not isinstance(data, FeatureSet):
+        place, (part, weight) = self.placed(), _part(len(index))
+        x = moved(read, place.device)
+        if x.dtype == torch.uint8:
             x = place.augmentation.train(x, draws, of=len(index), part=part)
-        return x.to(place.dtype), moved(data.labels[index[part]], place.device), weight
+        return x.to(place.dtype), moved(labels[index[part]], place.device), weight
 
     def _refuse_divergence(self, losses: Tensor, start: int, stop: int, epoch: int) -> None:
         """Read the losses of these steps, add up those of all processes, and stop if one of them is no number."""
@@ -483,6 +486,16 @@ class Trainer:
         if self.place is None:
             raise RuntimeError("a trainer works for one task: trainer.at(place)")
         return self.place
+
+
+def _part(n: int) -> tuple[slice, float]:
+    """Which of a batch's n images this process takes, and the weight of their mean loss.
+
+    A process whose share is empty takes an image with weight 0.
+    """
+    part = distributed.share(n)
+    weight = (part.stop - part.start) * distributed.world_size() / n
+    return (part, weight) if weight else (slice(0, 1), 0.0)
 
 
 def split_batches(order: Tensor, size: int) -> Iterator[Tensor]:

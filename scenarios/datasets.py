@@ -6,12 +6,10 @@ import dataclasses
 import importlib.util
 import zipfile
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +17,9 @@ import torch.nn.functional as F
 
 from cil.data import Dataset, ImageSet
 from cil.errors import UserError, unknown
+from cil.progress import Progress
 
 SPLITS = ("train", "test")
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class _Published(NamedTuple):
@@ -63,7 +61,15 @@ PUBLISHED = {
 }
 
 
-def load(spec: str, *, root: str | Path = "data", image_size: int | None = None) -> Dataset:
+def load(
+    spec: str,
+    *,
+    root: str | Path = "data",
+    image_size: int | None = None,
+    images: str = "auto",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
     """Read a data set and check that it is whole.
 
     Args:
@@ -74,6 +80,9 @@ def load(spec: str, *, root: str | Path = "data", image_size: int | None = None)
             without compression stay on disk and are mapped).
         root: folder of downloaded data sets.
         image_size: resize every image to this height and width in pixels, whatever its proportions; None: as stored.
+        images: where the decoded images of ``folder:`` lie, as :class:`scenarios.folders.Reading` has it.
+        workers: processes that decode them, likewise.
+        progress: told how far decoding is; None: nobody.
 
     Raises:
         UserError: no such data set or file, a failed download, or data that are broken, saying where.
@@ -89,7 +98,13 @@ def load(spec: str, *, root: str | Path = "data", image_size: int | None = None)
         place = Path(path).expanduser()
         if not place.exists():
             raise UserError(f"data: '{spec}': there is no {place.absolute()}")
-        dataset = _folder(spec, place, image_size) if source == "folder" else _npz(spec, place)
+        if source == "folder":
+            from scenarios import folders  # what reads them takes a while to import
+
+            reading = folders.Reading(images, workers, progress or Progress.silent())
+            dataset = folders.read(spec, place, image_size, reading)
+        else:
+            dataset = _npz(spec, place)
     elif source in readers and not colon:
         dataset = readers[source]()
     else:
@@ -230,115 +245,6 @@ def _published(name: str, root: Path) -> Dataset:
         for split, (images, labels) in zip(SPLITS, splits, strict=True)
     )
     return Dataset(name, train, test, classes, about.mean, about.std)
-
-
-class _File(NamedTuple):
-    """An image file of a folder or of a zip file."""
-
-    path: str
-    label: int
-    open: Callable[[], IO[bytes]]
-
-
-def _folder(spec: str, place: Path, image_size: int | None) -> Dataset:
-    """Image files sorted by split and class. Other files and hidden ones are left out; EXIF rotation is not applied."""
-    if place.is_dir():
-        name = place.resolve().name
-        tree = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*"))}
-        folders = [relative for relative, path in tree.items() if path.is_dir()]
-        openers: dict[str, Callable[[], Any]]
-        openers = {relative: partial(path.open, "rb") for relative, path in tree.items() if path.is_file()}
-        return _images(spec, name, folders, openers, image_size)
-    try:
-        with zipfile.ZipFile(place) as archive:
-            members = archive.infolist()
-            folders = [member.filename.rstrip("/") for member in members if member.is_dir()]
-            openers = {m.filename: partial(archive.open, m) for m in members if not m.is_dir()}
-            return _images(spec, place.stem, folders, openers, image_size)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"data: '{spec}': {place} is neither a folder nor a whole zip file: {error}") from error
-
-
-def _images(
-    spec: str, name: str, folders: Sequence[str], openers: dict[str, Callable[[], Any]], image_size: int | None
-) -> Dataset:
-    paths = {path: PurePosixPath(path).parts for path in sorted({*folders, *openers})}
-    paths = {
-        path: parts
-        for path, parts in paths.items()
-        if parts and parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)
-    }
-    tops = {parts[0] for parts in paths.values() if len(parts) > 1 or parts[0] in folders}
-    depth = 1 if len(tops) == 1 and not tops & set(SPLITS) else 0  # all below one folder, as archives often are
-    found: dict[str, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
-    for path, parts in paths.items():
-        parts = parts[depth:]
-        if len(parts) < 2 or parts[0] not in SPLITS:
-            continue
-        if len(parts) == 2 and path in folders:
-            found[parts[0]][parts[1]] += []  # a class folder, perhaps empty
-        if len(parts) > 2 and path in openers and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
-            found[parts[0]][parts[1]].append(path)
-    classes = tuple(sorted({*found["train"], *found["test"]}))
-    if not classes:
-        raise UserError(f"data: '{spec}' holds no train/CLASS/ and test/CLASS/ folders of images")
-    for split in SPLITS:
-        for label in classes:
-            if not found[split].get(label):
-                wrong = "has no image in" if label in found[split] else "is missing from"
-                raise UserError(f"data: '{spec}': class '{label}' {wrong} {split}")
-    files = {
-        split: [_File(path, label, openers[path]) for label, key in enumerate(classes) for path in found[split][key]]
-        for split in SPLITS
-    }
-    headers = [_header(spec, file) for split in SPLITS for file in files[split]]
-    grey = all(mode in ("1", "L", "LA") for mode, _ in headers)
-    if image_size is None:
-        shape = headers[0][1]
-        for file, (_, other) in zip(files["train"] + files["test"], headers, strict=True):
-            if other != shape:
-                raise UserError(
-                    f"data: '{spec}': images differ in size: {files['train'][0].path} is {shape[1]} x {shape[0]}, "
-                    f"{file.path} is {other[1]} x {other[0]}; give image_size to resize them all"
-                )
-    else:
-        shape = (image_size, image_size)
-    sets = {}
-    for split in SPLITS:
-        images = np.empty((len(files[split]), *shape, 1 if grey else 3), dtype=np.uint8)
-        with ThreadPoolExecutor(4) as threads:  # decoding leaves the interpreter lock; order and result do not depend
-            decoded = threads.map(partial(_decode, spec, "L" if grey else "RGB", image_size), files[split])
-            for index, image in enumerate(decoded):
-                images[index] = image
-        sets[split] = _split(f"data: '{spec}'", split, images, np.array([file.label for file in files[split]]))
-    return Dataset(name, sets["train"], sets["test"], classes, files=tuple(file.path for file in files["train"]))
-
-
-def _opened(spec: str, file: _File, read: Callable[[Any], Any]) -> Any:
-    """What ``read`` makes of the opened image, or an error that names the file."""
-    from PIL import Image
-
-    broken = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-    try:
-        with file.open() as stream, Image.open(stream) as image:
-            return read(image)
-    except (*broken, Image.DecompressionBombError) as error:
-        raise UserError(f"data: '{spec}': {file.path} cannot be read as an image: {error}") from error
-
-
-def _header(spec: str, file: _File) -> tuple[str, tuple[int, int]]:
-    """Mode and (H, W), without decoding."""
-    mode, (width, height) = _opened(spec, file, lambda image: (image.mode, image.size))
-    if mode.startswith(("I", "F")):  # converting these would clip without a word
-        raise UserError(f"data: '{spec}': {file.path} has more than 8 bits a channel (mode {mode}); convert it first")
-    return mode, (height, width)
-
-
-def _decode(spec: str, mode: str, image_size: int | None, file: _File) -> np.ndarray:
-    """One image, uint8 (H, W, C)."""
-    pixels = np.asarray(_opened(spec, file, lambda image: image.convert(mode)))
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return pixels if image_size is None else resize(pixels[None], image_size)[0]
 
 
 def _npz(spec: str, place: Path) -> Dataset:

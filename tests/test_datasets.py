@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import pickle
-import shutil
 import struct
 import urllib.error
 import zipfile
@@ -14,7 +13,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cil.data import Dataset, ImageSet
 from cil.errors import UserError
@@ -34,30 +32,6 @@ def arrays(**changes):
         "classes": np.array(["ant", "bee", "cow"]),
     }
     return {key: value for key, value in {**sound, **changes}.items() if value is not None}
-
-
-def image_file(path, pixels, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-
-
-def image_tree(root, shape=(6, 6, 3), classes=("b", "a")):
-    """Two training and one test image of each class; returns the pixels by relative path."""
-    pixels = {}
-    for label in classes:
-        for split, count in (("train", 2), ("test", 1)):
-            for index in range(count):
-                relative = f"{split}/{label}/{index}.png"
-                pixels[relative] = RNG.integers(0, 256, shape, dtype=np.uint8)
-                image_file(root / relative, pixels[relative])
-    return pixels
-
-
-def zipped(root, target, prefix=""):
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(root.rglob("*")):
-            archive.write(path, prefix + path.relative_to(root).as_posix())
-    return target
 
 
 # -- digits ------------------------------------------------------------------------------------------------------------
@@ -156,91 +130,6 @@ def test_svhn_from_its_mat_files(tmp_path, monkeypatch, offline):
 def test_failed_download_says_where_it_looked(name, folder, tmp_path, offline):
     with pytest.raises(UserError, match=f"'{name}' could not be read from {tmp_path / folder}.*no network here.*put"):
         load(name, root=tmp_path)
-
-
-# -- folder ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", ["folder", "nested folder", "zip", "nested zip"])
-def test_image_files(form, tmp_path):
-    root = tmp_path / ("pets/inner" if form == "nested folder" else "pets")
-    pixels = image_tree(root)
-    (root / "train/a/.hidden.png").write_bytes(b"not an image")
-    (root / "train/a/notes.txt").write_text("not an image")
-    (root / "README.md").write_text("neither")
-    spec = tmp_path / "pets"
-    if "zip" in form:
-        spec = zipped(root, tmp_path / "pets.zip", "release-1/" if form == "nested zip" else "")
-    data = load(f"folder:{spec}")
-    assert (data.name, data.classes, data.mean) == ("pets", ("a", "b"), None)
-    assert data.train.labels.tolist() == [0, 0, 1, 1]
-    expected = [pixels[f"train/{key}.png"] for key in ("a/0", "a/1", "b/0", "b/1")]
-    assert np.array_equal(data.train.raw(), np.stack(expected))
-    assert np.array_equal(data.test.raw(), np.stack([pixels["test/a/0.png"], pixels["test/b/0.png"]]))
-
-
-def test_grey_only_if_all_are_grey(tmp_path):
-    image_tree(tmp_path / "x", shape=(6, 6))
-    assert load(f"folder:{tmp_path / 'x'}").train.image_shape == (1, 6, 6)
-    image_file(tmp_path / "x/test/a/9.png", np.zeros((6, 6, 3), dtype=np.uint8))
-    data = load(f"folder:{tmp_path / 'x'}")
-    assert data.train.image_shape == (3, 6, 6)
-    assert np.array_equal(data.train.raw()[..., 0], data.train.raw()[..., 2])
-
-
-def test_images_of_different_sizes_need_image_size(tmp_path):
-    image_tree(tmp_path / "x")
-    large = RNG.integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    image_file(tmp_path / "x/test/b/9.png", large)
-    with pytest.raises(UserError, match=r"train/a/0.png is 6 x 6, test/b/9.png is 12 x 9; give image_size"):
-        load(f"folder:{tmp_path / 'x'}")
-    data = load(f"folder:{tmp_path / 'x'}", image_size=4)
-    assert data.train.image_shape == (3, 4, 4)
-    assert np.array_equal(data.test.raw()[-1], resize(large[None], 4)[0])
-
-
-def test_broken_folders(tmp_path):
-    root, spec = tmp_path / "x", f"folder:{tmp_path / 'x'}"
-    image_tree(root)
-    (root / "train/a/1.png").write_bytes((root / "train/a/0.png").read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"train/a/1\.png cannot be read as an image"):
-        load(spec)
-    (root / "train/a/1.png").write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"train/a/1\.png cannot be read as an image"):
-        load(spec, image_size=8)
-    image_file(root / "train/a/1.png", np.full((6, 6), 40000, dtype=np.uint16))
-    with pytest.raises(UserError, match=r"train/a/1\.png has more than 8 bits"):
-        load(spec)
-    (root / "train/a/1.png").unlink()
-    (root / "train/c").mkdir()
-    with pytest.raises(UserError, match="class 'c' has no image in train"):
-        load(spec)
-    image_file(root / "train/c/0.png", np.zeros((6, 6, 3), dtype=np.uint8))
-    with pytest.raises(UserError, match="class 'c' is missing from test"):
-        load(spec)
-    with pytest.raises(UserError, match=r"no train/CLASS/ and test/CLASS/"):
-        load(f"folder:{root / 'train'}")
-    image_tree(tmp_path / "half")
-    shutil.rmtree(tmp_path / "half/test")
-    with pytest.raises(UserError, match="class 'a' is missing from test"):
-        load(f"folder:{tmp_path / 'half'}")
-    (tmp_path / "x.zip").write_bytes(b"PK nonsense")
-    with pytest.raises(UserError, match=r"x\.zip is neither a folder nor a whole zip"):
-        load(f"folder:{tmp_path / 'x.zip'}")
-
-
-def test_broken_image_in_a_zip_is_named(tmp_path):
-    image_tree(tmp_path / "x")
-    target = tmp_path / "x.zip"
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted((tmp_path / "x").rglob("*.png")):
-            archive.write(path, path.relative_to(tmp_path / "x").as_posix())
-        member = archive.getinfo("test/b/0.png")
-    content = bytearray(target.read_bytes())
-    content[member.header_offset + 30 + len("test/b/0.png") + 60] ^= 255  # one byte of the pixels
-    target.write_bytes(content)
-    with pytest.raises(UserError, match=r"test/b/0\.png cannot be read"):
-        load(f"folder:{target}")
 
 
 # -- npz ---------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ FREE = (
     "dry_run",
     "checkpoint_every",
     "root",
+    "images",
+    "workers",
     "cache",
     "cache_limit",
     "devices",
