@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from cil.checkpoint import Checkpoints
 from cil.compute import Compute, Flops, peak_memory, reset_peak
 from cil.data import ImageSet
@@ -76,10 +78,10 @@ def run(
                     ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
                 learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
                 with compute.phase("selection"):
-                    select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
+                    known = select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
                 seen = scenario.test.of_classes(range(task.n_seen))
                 with compute.phase("evaluation"):
-                    predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place)
+                    predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place, known)
                 size = measure_run(strategy, exemplars)
                 if limits.budget:
                     assert_kept(limits.budget, limits.sizes[task.index], limits.rooms[task.index] or 0, size)
@@ -147,13 +149,17 @@ def learn(strategy: Strategy, task: Task, exemplars: Exemplars, trainer: Trainer
 
 def select(
     strategy: Strategy, task: Task, exemplars: Exemplars, place: Place, seeds: Seeds, room: int | None = None
-) -> None:
-    """Choose the exemplars to keep, with the features of the network as it is after the task; ``room`` is in bytes."""
+) -> Tensor | None:
+    """Choose the exemplars to keep, with the features of the network as it is after the task; ``room`` is in bytes.
+
+    Gives those of the exemplars' features that were needed for it, as ``Exemplars.update`` does.
+    """
     draws = generator(seeds.exemplars, "select", task.index)
-    exemplars.update(task, lambda data: features_of(strategy, data, place), draws, room)
+    known = exemplars.update(task, lambda data: features_of(strategy, data, place), draws, room)
     capacity = exemplars.memory.capacity(task.n_seen)
     if capacity is not None and len(exemplars) > capacity:
         raise RuntimeError(f"{len(exemplars)} exemplars after task {task.index}, the memory allows {capacity}")
+    return known
 
 
 def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[str, int]:

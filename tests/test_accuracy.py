@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cil.evaluation.accuracy import class_means, evaluate, features_of
+from cil.evaluation import accuracy
+from cil.evaluation.accuracy import class_means, evaluate
+from cil.inference import features_of
 from cil.lab import Lab
 from cil.memory.exemplars import Exemplars, Memory
 from cil.run import learn, select
@@ -86,12 +88,35 @@ def test_the_evaluators_differ_where_the_network_is_untrained():
     assert seen["linear"].confusion.tolist() != seen["nearest_mean"].confusion.tolist()
 
 
+@pytest.mark.parametrize("names", [["nearest_mean"], ["nearest_mean_flip", "nearest_mean"]])
+def test_known_features_are_not_computed_again(learned, names, monkeypatch):
+    strategy, exemplars, _, place = learned
+    expected = class_means(strategy, exemplars, 3, place, names)
+    known = features_of(strategy, exemplars.as_set(), place)
+    known[exemplars.labels == 2] = torch.nan
+    before, computed = known.clone(), []
+
+    def counting(strategy, data, place, *, flip=False):
+        computed.append((len(data), flip))
+        return features_of(strategy, data, place, flip=flip)
+
+    monkeypatch.setattr(accuracy, "features_of", counting)
+    found = class_means(strategy, exemplars, 3, place, names, known)
+    assert found.keys() == expected.keys() == set(names)
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name])
+    unknown = int((exemplars.labels == 2).sum())
+    assert 0 < unknown < len(exemplars)
+    assert computed == [(unknown, False), (len(exemplars), True)][: len(names)]
+    torch.testing.assert_close(known, before, equal_nan=True)
+
+
 def test_a_class_without_exemplars_has_no_mean_and_is_never_predicted(learned):
     strategy, exemplars, test, place = learned
     fewer = Exemplars(exemplars.memory, (1, 8, 8))
     keep = exemplars.labels != 1
     fewer.items, fewer.labels = exemplars.items[keep], exemplars.labels[keep]
-    means = class_means(strategy, fewer, 3, place)
+    means = class_means(strategy, fewer, 3, place, ["nearest_mean"])["nearest_mean"]
     assert torch.isnan(means[1]).all()
     seen = evaluate(strategy, test, 3, fewer, ("nearest_mean",), place)
     assert seen["nearest_mean"].confusion[:, 1].sum() == 0

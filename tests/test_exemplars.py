@@ -246,6 +246,26 @@ def test_per_class_keeps_the_same_number_of_each():
     assert (memory.quota(7), memory.capacity(7)) == (4, 28)
 
 
+@pytest.mark.parametrize("selection", ["herding", "closest_to_mean"])
+@pytest.mark.parametrize("codec", ["raw", "png"])
+def test_features_that_selecting_took_are_those_of_the_exemplars(selection, codec):
+    exemplars = Exemplars(Memory(exemplars=25, selection=selection, codec=codec), (1, 2, 2))
+    starts = 0, 2, 5
+    for index, classes in enumerate((range(0, 2), range(2, 5), range(1, 6))):  # some return in the third
+        task = random_task(classes, 9, index=index, seed=index, new=range(starts[index], max(classes) + 1))
+        known = exemplars.update(task, coordinates, seeded())
+        data = exemplars.as_set()
+        present = torch.isin(data.labels, torch.tensor(list(classes)))
+        assert torch.equal(known[present], coordinates(data)[present])
+        assert known[~present].isnan().all()
+
+
+@pytest.mark.parametrize("options", [{"selection": "random"}, {"selection": "reservoir"}, {"codec": "jpeg"}])
+def test_no_feature_is_known_of_exemplars_that_took_none_or_are_not_what_they_were(options):
+    exemplars = Exemplars(Memory(exemplars=8, **options), (1, 2, 2))
+    assert exemplars.update(random_task(range(0, 2), 9), coordinates, seeded()) is None
+
+
 def test_all_keeps_every_image():
     memory = Memory(exemplars="all")
     exemplars = Exemplars(memory, (1, 2, 2))

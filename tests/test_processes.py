@@ -45,6 +45,21 @@ def test_two_processes_learn_what_one_does(name, together):
             torch.testing.assert_close(state[key], value, rtol=close, atol=close)
 
 
+def test_accuracy_in_float32_with_batch_normalisation_is_that_of_one_process(tmp_path):
+    words = ["tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "replay", "--precision", "32"]
+    words += ["--threads", "1", "--checkpoint_every", "0"]
+    accuracy = []
+    for processes in (1, WORLD):
+        done = torchrun(*words, "--run_dir", str(tmp_path / str(processes)), processes=processes)
+        assert done.returncode == 0, done.stderr
+        results = json.loads((tmp_path / str(processes) / "results.json").read_text())
+        accuracy.append(results["metrics"]["linear"]["last_accuracy"])
+    one, both = accuracy
+    error = (one * (1 - one) * 2 / 445) ** 0.5  # of the difference of two shares of the 445 test images
+    assert one > 0.7
+    assert abs(one - both) < 3 * error
+
+
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     words = ["tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "wa", "--trainer.epochs", "2"]
     words += ["--model.backbone", "tests.together.Plain", "--precision", "64", "--threads", "1"]

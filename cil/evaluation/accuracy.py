@@ -7,6 +7,7 @@ each exemplar with its mirror image first, as the original implementation did.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +38,45 @@ class Predictions:
     top5: float
 
 
-def class_means(strategy: Strategy, exemplars: Exemplars, n_seen: int, place: Place, *, flip: bool = False) -> Tensor:
-    """Normalised means of the classes' normalised exemplar features; NaN for a class without exemplars. (K, D)"""
+def class_means(
+    strategy: Strategy,
+    exemplars: Exemplars,
+    n_seen: int,
+    place: Place,
+    evaluators: Iterable[str],
+    known: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Normalised means of the classes' normalised exemplar features; NaN for a class without exemplars.
+
+    Args:
+        strategy: after ``end``.
+        exemplars: at least one.
+        n_seen: K.
+        place: augmentation, device and precision of the run.
+        evaluators: out of ``nearest_mean`` and ``nearest_mean_flip``, which takes the mirrored exemplars in, too.
+        known: features of exemplars, (M, D), with NaN in rows that are not known; None: no row is.
+
+    Returns:
+        (K, D) for each evaluator.
+    """
     data = exemplars.as_set()
     assert data is not None, "class means need exemplars"
-    v = F.normalize(features_of(strategy, data, place), dim=1)  # (M, D)
-    if flip:
-        v = (v + F.normalize(features_of(strategy, data, place, flip=True), dim=1)) / 2
-    labels = data.labels.to(v.device)
-    sums = v.new_zeros(n_seen, v.shape[1]).index_add_(0, labels, v)
+    if known is None:
+        plain = features_of(strategy, data, place)
+    else:
+        plain, unknown = known.clone(), known.isnan().any(1)
+        if unknown.any():
+            plain[unknown] = features_of(strategy, data.subset(unknown.nonzero().flatten().cpu()), place)
+    plain, labels = F.normalize(plain, dim=1), data.labels.to(plain.device)  # (M, D), (M,)
     counts = torch.bincount(labels, minlength=n_seen).unsqueeze(1)
-    return F.normalize(sums / counts, dim=1)
+    means = {}
+    for name in evaluators:
+        v = plain
+        if name == "nearest_mean_flip":
+            v = (plain + F.normalize(features_of(strategy, data, place, flip=True), dim=1)) / 2
+        sums = v.new_zeros(n_seen, v.shape[1]).index_add_(0, labels, v)
+        means[name] = F.normalize(sums / counts, dim=1)
+    return means
 
 
 def nearness(features: Tensor, means: Tensor) -> Tensor:
@@ -62,6 +91,7 @@ def evaluate(
     exemplars: Exemplars,
     evaluators: tuple[str, ...],
     place: Place,
+    known: Tensor | None = None,
 ) -> dict[str, Predictions]:
     """Predictions of each evaluator on the test images of the classes seen, from one pass over them.
 
@@ -74,12 +104,10 @@ def evaluate(
         exemplars: for the nearest means.
         evaluators: names out of ``EVALUATORS``.
         place: augmentation, device and precision of the run.
+        known: features of exemplars that selecting them took, as ``Exemplars.update`` gives them.
     """
-    means = {
-        name: class_means(strategy, exemplars, n_seen, place, flip=name.endswith("flip"))
-        for name in evaluators
-        if name != "linear"
-    }
+    near = [name for name in evaluators if name != "linear"]
+    means = class_means(strategy, exemplars, n_seen, place, near, known) if near else {}
     ranked: dict[str, list[Tensor]] = {name: [] for name in evaluators}
     own = distributed.own(test)
     for features, scores in passes(strategy, own or test.subset([0]), place, need_scores="linear" in evaluators):

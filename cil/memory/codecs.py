@@ -26,10 +26,12 @@ class Codec(Protocol):
     Attributes:
         length_bytes: bytes that say where an item ends, for each item; 0 if all are equally long.
         shared: bytes stored once for all items.
+        lossless: whether images come back as they were.
     """
 
     length_bytes: int
     shared: bytes
+    lossless: bool
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 (N, H, W, C) -> N items."""
@@ -81,6 +83,7 @@ class Raw:
 
     length_bytes = 0
     shared = b""
+    lossless = True
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         channels, height, width = image_shape
@@ -112,6 +115,7 @@ class _Files:
 
     length_bytes = 4
     shared = b""
+    lossless = True
 
     def __init__(self, name: str, image_shape: tuple[int, int, int], options: dict[str, Any]) -> None:
         channels, height, width = image_shape
@@ -175,6 +179,8 @@ class Jpeg(_Files):
         image_shape: (C, H, W).
         quality: 1 to 95, as Pillow counts it.
     """
+
+    lossless = False
 
     def __init__(self, image_shape: tuple[int, int, int], quality: int) -> None:
         super().__init__("jpeg", image_shape, {"quality": quality})

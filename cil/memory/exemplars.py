@@ -44,19 +44,16 @@ def herding(features: Tensor, n: int) -> np.ndarray:
     v = features.cpu().double()
     if not torch.isfinite(v).all():
         raise ValueError("herding: a feature is NaN or infinite, so the network is broken")
-    v = v / (v.norm(dim=1, keepdim=True) + 1e-8)
-    mean = v.mean(0)  # (D,)
-    norms, towards_mean = (v * v).sum(1), v @ mean  # (N,), (N,)
-    with_sum = torch.zeros(len(v), dtype=v.dtype)  # v . s
-    chosen: list[int] = []
-    free = torch.zeros(len(v), dtype=v.dtype)
-    for k in range(1, min(n, len(v)) + 1):
-        distance = norms + 2 * (with_sum - k * towards_mean) + free
-        pick = int(torch.nonzero(distance <= distance.min() + TIE)[0])
-        chosen.append(pick)
-        free[pick] = torch.inf
-        with_sum += v @ v[pick]
-    return np.array(chosen, dtype=np.int64)
+    v = (v / (v.norm(dim=1, keepdim=True) + 1e-8)).numpy()  # small steps cost less in NumPy
+    towards_mean = 2 * (v @ v.mean(0))  # (N,)
+    distance = np.einsum("nd,nd->n", v, v)  # plus 2 v.s of the picks so far; infinite for the picks themselves
+    chosen = np.empty(min(n, len(v)), dtype=np.int64)
+    for k in range(len(chosen)):
+        distance -= towards_mean
+        chosen[k] = pick = int(np.argmax(distance <= distance.min() + TIE))
+        distance += 2 * (v @ v[pick])
+        distance[pick] = np.inf
+    return chosen
 
 
 def closest_to_mean(features: Tensor, n: int) -> np.ndarray:
@@ -245,7 +242,9 @@ class Exemplars:
         images = self.codec.decode(self.codec.encode(task.train.raw()))
         return dataclasses.replace(task, train=ImageSet(images, task.train.labels))
 
-    def update(self, task: Task, features: Features, generator: torch.Generator, room: int | None = None) -> None:
+    def update(
+        self, task: Task, features: Features, generator: torch.Generator, room: int | None = None
+    ) -> Tensor | None:
         """Take up the task's images and bring every class to the quota.
 
         Args:
@@ -253,21 +252,28 @@ class Exemplars:
             features: the current network's features of a set of images, (N, D); not called by random selections.
             generator: of random selections.
             room: bytes for all exemplars, in the memory's convention; given if and only if the memory has a budget.
+
+        Returns:
+            The features of the exemplars, (M, D), as far as selecting them took features and they are stored without
+            loss; NaN in the rows of the others. None: of none of them.
         """
         assert (room is None) == (self.memory.budget is None), "a budget comes with room for exemplars"
         if self.memory.empty:
-            return
+            return None
+        known = None
         if room is not None and room <= 0:
             self.items, self.labels = self.items[:0], self.labels[:0]
         elif self.memory.selection == "reservoir":
             self._reservoir(task.train, generator)
         else:
-            self._by_class(task, features, generator, room)
+            known = self._by_class(task, features, generator, room)
         self.seen += len(task.train)
+        return known
 
-    def _by_class(self, task: Task, features: Features, generator: torch.Generator, room: int | None) -> None:
+    def _by_class(self, task: Task, features: Features, generator: torch.Generator, room: int | None) -> Tensor | None:
         quota = self.memory.quota(task.n_seen)
-        queues = []
+        queues: list[Queue] = []
+        ranked: dict[int, Tensor] = {}
         for label in range(task.n_seen):
             mine = self.items[self.labels == label]
             if label not in task.present:
@@ -278,24 +284,32 @@ class Exemplars:
                 both = np.concatenate([self.codec.decode(mine), candidates.raw()])
                 candidates = ImageSet(both, np.full(len(both), label))
             # How many have room is known only when all classes are ranked, so a budget ranks all candidates.
-            order = self._select(candidates, quota if room is None else len(candidates), features, generator)
+            order, found = self._select(candidates, quota if room is None else len(candidates), features, generator)
             queues.append(Queue(mine, self.codec, candidates, order))
+            if found is not None and self.codec.lossless:
+                ranked[label] = found[torch.from_numpy(order).to(found.device)]
         if room is not None:
             room -= len(self.codec.shared)
             quota = fair_quota([queue.size for queue in queues], room, self.memory.item_bytes(self.codec))
         items = [queue.first(quota) for queue in queues]
         self.items = np.concatenate(items)
         self.labels = np.repeat(np.arange(task.n_seen, dtype=np.int32), [len(part) for part in items])
+        if not ranked:
+            return None
+        some = next(iter(ranked.values()))
+        nothing = some.new_full((max(map(len, items)), some.shape[1]), torch.nan)
+        return torch.cat([ranked.get(label, nothing)[: len(part)] for label, part in enumerate(items)])
 
     def _select(
         self, candidates: ImageSet, quota: int | None, features: Features, generator: torch.Generator
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, Tensor | None]:
+        """The best candidates in order of preference, and the features of all, if that took any."""
         if quota is None:
-            return np.arange(len(candidates))
+            return np.arange(len(candidates)), None
         if self.memory.selection == "random":
-            return torch.randperm(len(candidates), generator=generator)[:quota].numpy()
-        select = herding if self.memory.selection == "herding" else closest_to_mean
-        return select(features(candidates), quota)
+            return torch.randperm(len(candidates), generator=generator)[:quota].numpy(), None
+        select, found = herding if self.memory.selection == "herding" else closest_to_mean, features(candidates)
+        return select(found, quota), found
 
     def _reservoir(self, arriving: ImageSet, generator: torch.Generator) -> None:
         size = int(self.memory.exemplars or 0)
