@@ -2,7 +2,7 @@
 
     python docs/make_results.py results/cifar100_b0_10_short            # one table of strategies, and task by task
     python docs/make_results.py --memory results/cifar100_b0_10_memory  # a row for each strategy and memory, and areas
-    python docs/make_results.py --across last_accuracy results/frozen   # strategies x scenarios, one number each
+    python docs/make_results.py --across last_accuracy results/frozen   # strategies x subfolders, one number each
     python docs/make_results.py --few-shot results/omniglot_few_shot    # base and new classes, sessions, differences
 
 Means and sample standard deviations are over seeds, of each strategy's own evaluator. Below the tables stand the
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 from cil.compare.comparison import FEW_SHOT, METRICS, Comparison, Row, Section, Spread, compare, difference, spread
+from cil.compare.runs import Run
 from cil.compare.tables import count, percent, points
 from cil.units import mib
 
@@ -121,22 +123,28 @@ def _sessions(row: Row, name: str) -> list[Spread]:
     return [spread(values) for values in zip(*each, strict=True)]
 
 
-def across(comparison: Comparison, metric: str) -> None:
-    """A row for each strategy and memory, a column for each scenario, with one metric in percent."""
-    names = list(dict.fromkeys((row.label, row.setting.text) for row in comparison.rows))
+def across(comparison: Comparison, metric: str, folder: Path) -> None:
+    """A row for each strategy and memory, a column for each folder of result files, with one metric in percent."""
+    found: dict[tuple[str, str], dict[str, list[tuple[Row, Run]]]] = {}
+    for row in comparison.rows:
+        cells = found.setdefault((row.label, row.setting.text), {})
+        for run in row.runs:
+            cells.setdefault(Path(run.file).relative_to(folder).parts[0], []).append((row, run))
+    columns = sorted({column for cells in found.values() for column in cells}, key=by_numbers)
     lines = []
-    for label, memory in names:
-        found = [
-            next((row for row in section.rows if (row.label, row.setting.text) == (label, memory)), None)
-            for section in comparison.sections
-        ]
-        told = [percent(row.metric(metric)) if row else "" for row in found]
-        some = [row for row in found if row]
-        mean = sum(row.seconds.mean or 0 for row in some) / len(some)
-        lines.append([label, memory, *told, mib(max(row.final_bytes("strict") for row in some)), f"{mean:.0f}"])
+    for (label, memory), cells in found.items():
+        values = {name: [run.number(row.evaluator, metric) for row, run in pairs] for name, pairs in cells.items()}
+        told = [percent(spread(values[column])) if column in values else "" for column in columns]
+        rows = [row for pairs in cells.values() for row, _ in pairs]
+        seconds = spread([run.seconds for pairs in cells.values() for _, run in pairs]).mean
+        lines.append([label, memory, *told, mib(max(row.final_bytes("strict") for row in rows)), f"{seconds:.0f}"])
     print(metric)
-    columns = [section.name for section in comparison.sections]
     print(table(["strategy", "memory", *columns, "strict MiB", "seconds"], lines, 2))
+
+
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """What names are sorted by so that the numbers in them count as numbers."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def origin(comparison: Comparison) -> None:
@@ -155,14 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="+", help="of result files")
     parser.add_argument("--memory", action="store_true", help="a row for each memory, and areas")
-    parser.add_argument("--across", metavar="METRIC", help="strategies x scenarios with this number of the results")
+    parser.add_argument("--across", metavar="METRIC", help="strategies x folders with this number of the results")
     parser.add_argument("--few-shot", action="store_true", help="base and new classes, session by session")
     arguments = parser.parse_args()
     comparison = compare(arguments.folder)
     for item in comparison.left_out:
         print(f"left out: {item.file}: {item.reason}", file=sys.stderr)
     if arguments.across:
-        across(comparison, arguments.across)
+        across(comparison, arguments.across, arguments.folder[0])
     else:
         for section in comparison.sections:
             chosen = by_memory if arguments.memory else by_session if arguments.few_shot else by_strategy
