@@ -127,12 +127,11 @@ class Bound:
         elif self.pad:
             x = shifted(x, self.pad, torch.randint(0, 2 * self.pad + 1, (2, of), generator=generator)[:, part])
         if self.flip:
-            mirror = torch.rand(of, generator=generator)[part].lt(0.5).to(x.device)
-            x = torch.where(mirror.view(-1, 1, 1, 1), x.flip(3), x)
-        x = x.float() / 255
+            x = mirrored(x, torch.rand(of, generator=generator)[part].lt(0.5))
+        x = x.float().div_(255)
         if self.brightness:
             factor = 1 + self.brightness * (2 * torch.rand(of, generator=generator)[part] - 1)
-            x = (x * factor.to(x.device).view(-1, 1, 1, 1)).clamp_(max=1)
+            x.mul_(factor.to(x.device).view(-1, 1, 1, 1)).clamp_(max=1)
         return self.normalise(x)
 
     def test(self, x: Tensor) -> Tensor:
@@ -144,7 +143,7 @@ class Bound:
             top, left = (height - side) // 2, (width - side) // 2
             x = x[:, :, top : top + side, left : left + side].float()
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        return self.normalise(x.float() / 255)
+        return self.normalise(x.float().div_(255))
 
     def resize(self, x: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> uint8 (B, C, S, S), each pixel the rounded mean of the area that it covers."""
@@ -153,8 +152,12 @@ class Bound:
         return F.interpolate(x.float(), (self.input_size, self.input_size), mode="area").round_().to(torch.uint8)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """float (B, C, H, W) in [0, 1] -> the same, with channel means 0 and deviations 1 over the data set."""
-        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        """float (B, C, H, W) in [0, 1], which is overwritten -> channel means 0 and deviations 1 over the data set."""
+        channels, _, width = x.shape[1:]
+        rows = x.permute(0, 2, 3, 1).contiguous().flatten(2)  # (B, H, W C): long rows are faster than few channels
+        mean, std = (values.view(channels).repeat(width) for values in (self.mean, self.std))
+        x = rows.sub_(mean).div_(std).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 def shifted(x: Tensor, pad: int, corners: Tensor) -> Tensor:
@@ -168,13 +171,26 @@ def shifted(x: Tensor, pad: int, corners: Tensor) -> Tensor:
     Returns:
         (B, C, H, W)
     """
-    batch, _, height, width = x.shape
+    batch, channels, height, width = x.shape
     top, left = corners.to(x.device)
-    padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # (B, H + 2p, W + 2p, C)
-    rows = (top[:, None] + torch.arange(height, device=x.device))[:, :, None]  # (B, H, 1)
-    columns = (left[:, None] + torch.arange(width, device=x.device))[:, None, :]  # (B, 1, W)
-    one = torch.arange(batch, device=x.device)[:, None, None]
-    return padded[one, rows, columns].permute(0, 3, 1, 2)
+    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad)).flatten(2)  # (B, H + 2p, (W + 2p) C)
+    # All crops there are, as a view, (B, 2p + 1, 2p + 1, H, W C): rows of pixels are copied as a whole.
+    crops = rows.unfold(1, height, 1).unfold(2, width * channels, channels)
+    chosen = crops[torch.arange(batch, device=x.device), top, left]
+    return chosen.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+
+
+def mirrored(x: Tensor, which: Tensor) -> Tensor:
+    """Images of which some are flipped from left to right.
+
+    Args:
+        x: (B, C, H, W).
+        which: (B,) bool.
+    """
+    rows = which.nonzero().flatten().to(x.device)
+    x = x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    x[rows] = x[rows].flip(2)
+    return x.permute(0, 3, 1, 2)
 
 
 def resized_crop(x: Tensor, size: int, draw: Tensor) -> Tensor:
