@@ -4,6 +4,7 @@
     python docs/make_results.py --memory results/cifar100_b0_10_memory  # a row for each strategy and memory, and areas
     python docs/make_results.py --across last_accuracy results/frozen   # strategies x subfolders, one number each
     python docs/make_results.py --few-shot results/omniglot_few_shot    # base and new classes, sessions, differences
+    python docs/make_results.py --anytime OUT.png results/si_blurry     # and a picture: accuracy along streams
 
 Means and sample standard deviations are over seeds, of each strategy's own evaluator. Below the tables stand the
 command of one run of each row, versions, machines and commits.
@@ -18,9 +19,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 from cil.compare.comparison import FEW_SHOT, METRICS, Comparison, Row, Section, Spread, compare, difference, spread
+from cil.compare.figures import styles
 from cil.compare.runs import Run
 from cil.compare.tables import count, percent, points
 from cil.units import mib
@@ -142,6 +146,34 @@ def across(comparison: Comparison, metric: str, folder: Path) -> None:
     print(table(["strategy", "memory", *columns, "strict MiB", "seconds"], lines, 2))
 
 
+def anytime(comparison: Comparison, folder: Path, out: Path) -> None:
+    """Draw accuracy over images seen, a panel for each folder: means over seeds, shaded by the standard deviation."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
+    for row in comparison.rows:
+        for run in row.runs:
+            seen = np.array(run.content["stream"]["images_seen"])
+            accuracy = 100 * np.array(run.content["metrics"][row.evaluator]["seen_accuracy"])
+            panel = found.setdefault(Path(run.file).relative_to(folder).parts[0], {})
+            panel.setdefault(row.label, []).append((seen, accuracy))
+    looks = styles(comparison)
+    figure = Figure((3.2 * len(found), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for place, name in zip(axes, sorted(found, key=by_numbers), strict=True):
+        for label, curves in found[name].items():
+            # All are measured at the same numbers of images; the ends of phases, which differ, are left out.
+            x = sorted(set.intersection(*(set(seen.tolist()) for seen, _ in curves)))
+            y = np.array([np.interp(x, seen, accuracy) for seen, accuracy in curves])
+            mean, error = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(len(x))
+            place.plot(x, mean, color=looks[label].light, label=label)
+            place.fill_between(x, mean - error, mean + error, color=looks[label].light, alpha=0.15, lw=0)
+        place.set(title=name.replace("_", " "), xlabel="images seen", ylim=(0, 100))
+    axes[0].set_ylabel("accuracy on the classes exposed, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks), frameon=False)
+    figure.savefig(out, dpi=110)
+
+
 def by_numbers(name: str) -> list[tuple[int, str]]:
     """What names are sorted by so that the numbers in them count as numbers."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
@@ -165,10 +197,14 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="a row for each memory, and areas")
     parser.add_argument("--across", metavar="METRIC", help="strategies x folders with this number of the results")
     parser.add_argument("--few-shot", action="store_true", help="base and new classes, session by session")
+    parser.add_argument("--anytime", metavar="OUT.png", type=Path, help="draw accuracy along streams")
     arguments = parser.parse_args()
     comparison = compare(arguments.folder)
     for item in comparison.left_out:
         print(f"left out: {item.file}: {item.reason}", file=sys.stderr)
+    if arguments.anytime:
+        anytime(comparison, arguments.folder[0], arguments.anytime)
+        return
     if arguments.across:
         across(comparison, arguments.across, arguments.folder[0])
     else:
