@@ -114,7 +114,7 @@ class Experiment:
             backbone.check(place.augmentation.test(one).to(place.dtype))
         if strategy.model.frozen:
             with torch.device("meta"):
-                grown = self.build()
+                grown = self.make()
                 for task in self.scenario.tasks[:2]:
                     grown.grow(task.without_data())
             if sum(isinstance(module, Pretrained) for module in grown.modules()) > 1:
