@@ -24,6 +24,7 @@ from cil.memory import tables
 from cil.memory.budget import Reference, growth
 from cil.memory.exemplars import Memory
 from cil.memory.ledger import counted
+from cil.nets.network import Model
 from cil.run import run
 from cil.seeds import Seeds
 from cil.trainer import Trainer
@@ -428,6 +429,18 @@ def test_a_budget_buys_the_largest_width_that_fits(name, options, budget, align)
     assert carried(name, width, **options) <= parse_bytes(budget) < carried(name, width + 1, **options)
     assert experiment.make().width == width
     assert plan(experiment)[-1]["bytes"]["strict"] == carried(name, width, **options)
+
+
+@pytest.mark.parametrize(("name", "options"), SIZED, ids=str)
+def test_the_budget_decides_the_width_on_a_frozen_backbone_too(name, options):
+    model = Model(backbone="convnet2", weights="random", frozen=True, preprocessing={"mean": 0.5, "std": 0.5})
+    options = {"width": None, **options}
+    experiment = Experiment(
+        toy_scenario(), lambda: FIND(name)(model.build(1), **options), FEW, Memory(budget="1MiB"), seeds=Seeds(0, 0, 0)
+    )
+    experiment.check()
+    assert experiment.sized is not None
+    assert plan(experiment)[-1]["bytes"]["strict"] <= 2**20
 
 
 def test_the_width_follows_from_the_bytes_of_a_small_case():
