@@ -20,17 +20,17 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 from cil.augmentation import Augmentation
-from cil.cache import Store, default_root
 from cil.data import Dataset
 from cil.errors import UserError, nearest, unknown
 from cil.experiment import Experiment
-from cil.machine import pick_device, pick_precision
+from cil.machine import keep_freed_memory, pick_device, pick_precision
 from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network, find_backbone
 from cil.progress import Progress
 from cil.scenario import ScenarioBuilder
 from cil.seeds import Seeds
+from cil.store import Store, default_root
 from cil.strategy import Strategy
 from cil.trainer import Trainer
 from cil.units import parse_bytes
@@ -525,6 +525,7 @@ def main(program: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     User's mistakes end with status 2 and one paragraph, an interruption with status 130.
     """
     sys.path.insert(0, "")
+    keep_freed_memory()
     try:
         status = program(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

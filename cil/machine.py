@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,23 @@ PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed", "64")
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # Flags of /proc/cpuinfo: AVX-512 or AMX on x86, the matrix extension on Arm.
 FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+# Of the GNU C library: options of mallopt(3), and their values in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+TRIM, MMAP = 2**31 - 1, 2**26
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that tensors free for the next ones.
+
+    By default the GNU C library gives blocks of some MiB back to the system when they are freed, and gets new ones
+    filled with zeros, which takes up to a third of a convolutional network's forward pass. Blocks from 64 MiB on are
+    still given back. Where there is another C library nothing changes.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, MMAP)
+            mallopt(M_TRIM_THRESHOLD, TRIM)
 
 
 def pick_device(name: str) -> torch.device:

@@ -30,6 +30,7 @@ from cil.progress import Progress
 from cil.resume import Record
 from cil.run import run
 from cil.scenario import Scenario
+from cil.store import Store
 from cil.strategy import Strategy
 from cil.trainer import DivergedError
 from cil.units import mib, show
@@ -99,7 +100,7 @@ def _train(
     config: dict[str, Any],
     command: str,
     console: Console,
-    store: cache.Store | None,
+    store: Store | None,
     *,
     resume: bool,
 ) -> int:

@@ -17,3 +17,18 @@ def _one_thread():
 def _no_cache_of_the_user(tmp_path_factory):
     """What a run keeps for others is kept in a temporary folder."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Numbers of images that frozen backbones computed, call by call."""
+    from cil.nets.pretrained import Pretrained
+
+    counts, plain = [], Pretrained.compute
+
+    def counting(self, x):
+        counts.append(len(x))
+        return plain(self, x)
+
+    monkeypatch.setattr(Pretrained, "compute", counting)
+    return counts

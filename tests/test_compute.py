@@ -1,7 +1,10 @@
 """Seconds by phase, floating-point operations and precision: what is measured, and what is chosen."""
 
 import itertools
+import platform
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -225,3 +228,26 @@ def test_a_run_learns_the_same_from_images_on_the_device(monkeypatch):
     found = run(Lab(WA).experiment())[1].state_dict()
     assert len(put) == 3
     assert not equal_states(wanted, found)
+
+
+FAULTS = """
+import resource, sys, torch
+from cil.machine import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for step in range(30):
+    if step == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(12 * 2**20)  # 48 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library can be told to keep memory")
+def test_freed_memory_is_not_asked_for_again():
+    def faults(word):
+        return int(
+            subprocess.run([sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True).stdout
+        )
+
+    assert 3 * faults("kept") < faults("given back")

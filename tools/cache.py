@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cil import config
-from cil.cache import Damaged, Store
 from cil.errors import UserError
+from cil.store import Damaged, Store
 from cil.units import mib
 
 SHOWN = 12  # digits of a key
