@@ -28,7 +28,7 @@ from typing import IO, Any, cast
 import numpy as np
 import psutil
 import torch
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
 
 from cil.checkpoint import write_atomic
@@ -431,7 +431,7 @@ def _mapped(dataset: Dataset, coded: Sequence[Coded], folder: Path, reading: Rea
     target = folder / f"{dataset.name}-{key}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{target.name}.lock"):
+        with _alone(FileLock(folder / f".{target.name}.lock"), reading):
             if not target.exists():
                 _write(dataset, coded, target, reading)
         about = json.loads((target / "about.json").read_text())
@@ -444,6 +444,20 @@ def _mapped(dataset: Dataset, coded: Sequence[Coded], folder: Path, reading: Rea
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"images: decoded images cannot be kept in {target}: {error}") from error
     return _on(dataset, images, about["fingerprint"])
+
+
+@contextlib.contextmanager
+def _alone(lock: BaseFileLock, reading: Reading) -> Iterator[None]:
+    """In here no other process writes these images."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reading.progress.say("waiting for a process that decodes these images")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(dataset: Dataset, coded: Sequence[Coded], target: Path, reading: Reading) -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from types import SimpleNamespace
 
@@ -244,6 +246,21 @@ def test_a_folder_of_decoded_images_knows_its_files(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match=r"^images: decoded images cannot be kept in .*pets-"):
         found()
+
+
+def test_a_second_process_waits_and_says_so(tmp_path):
+    image_tree(tmp_path / "pets")
+    spec, kept = f"folder:{tmp_path / 'pets'}", str(tmp_path / "kept")
+    expected = load(spec, images=kept).sha256()
+    (lock,) = (tmp_path / "kept").glob(".pets-*.lock")
+    hold = "import sys, time, filelock\n"
+    hold += "with filelock.FileLock(sys.argv[1]): print('held', flush=True); time.sleep(1)"
+    written = Written()
+    other = subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    assert load(spec, images=kept, progress=written.progress).sha256() == expected
+    assert "waiting for a process that decodes these images" in written.text
+    assert other.wait() == 0
 
 
 def test_a_folder_without_room_is_refused(tmp_path, monkeypatch):
