@@ -28,8 +28,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep the memory that tensors free for the next ones.
 
     By default the GNU C library gives blocks of some MiB back to the system when they are freed, and gets new ones
-    filled with zeros, which takes up to a third of a convolutional network's forward pass. Blocks from 64 MiB on are
-    still given back. Where there is another C library nothing changes.
+    filled with zeros, which costs time (``benchmarks/freed_memory.py``). Blocks from 64 MiB on are still given back.
+    Where there is another C library nothing changes.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

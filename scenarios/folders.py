@@ -394,8 +394,7 @@ def _told(dataset: Dataset, reading: Reading) -> Iterator[Callable[[int], None]]
         yield done
     seconds = time.perf_counter() - began
     reading.progress.say(
-        f"{dataset.name}: {total} image files decoded in {seconds:.1f} s ({total / seconds:.0f} images/s, "
-        f"{reading.processes} workers)"
+        f"{dataset.name}: {total} image files decoded in {seconds:.1f} s ({total / seconds:.0f} images/s)"
     )
 
 

@@ -11,7 +11,7 @@ from cil.evaluation.accuracy import class_means, evaluate
 from cil.inference import features_of
 from cil.lab import Lab
 from cil.memory.exemplars import Exemplars, Memory
-from cil.run import learn, select
+from cil.run import learn, run, select
 from strategies.icarl import ICaRL
 from strategies.replay import Replay
 
@@ -109,6 +109,18 @@ def test_known_features_are_not_computed_again(learned, names, monkeypatch):
     assert 0 < unknown < len(exemplars)
     assert computed == [(unknown, False), (len(exemplars), True)][: len(names)]
     torch.testing.assert_close(known, before, equal_nan=True)
+
+
+def test_a_run_computes_features_of_old_exemplars_alone(monkeypatch):
+    computed = []
+
+    def counting(strategy, data, place, *, flip=False):
+        computed.append(sorted(set(data.labels.tolist())))
+        return features_of(strategy, data, place, flip=flip)
+
+    monkeypatch.setattr(accuracy, "features_of", counting)
+    run(Lab(ICaRL).experiment(sizes=(2, 2, 2)))
+    assert computed == [[0, 1], [0, 1, 2, 3]]  # none after the first task, whose exemplars are all new
 
 
 def test_a_class_without_exemplars_has_no_mean_and_is_never_predicted(learned):

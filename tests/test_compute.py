@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cil import machine, session
+from cil import config, machine, session
 from cil.compute import PHASES, Compute, Flops, peak_memory
 from cil.data import OnDevice, near
 from cil.errors import UserError
@@ -251,3 +251,11 @@ def test_freed_memory_is_not_asked_for_again():
         )
 
     assert 3 * faults("kept") < faults("given back")
+
+
+def test_command_lines_keep_freed_memory(monkeypatch):
+    called = []
+    monkeypatch.setattr(config, "keep_freed_memory", lambda: called.append(True))
+    with pytest.raises(SystemExit):
+        config.main(lambda argv: 0, [])
+    assert called == [True]

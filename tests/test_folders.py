@@ -207,6 +207,17 @@ def test_streams_give_what_was_asked_for_in_that_order(tmp_path, small_pieces):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_workers_decode_what_is_streamed(workers, tmp_path, monkeypatch):
+    image_tree(tmp_path / "pets", classes="abcde")
+    here, decode = [], folders.Decoder.__call__
+    monkeypatch.setattr(folders.Decoder, "__call__", lambda self, row: here.append(row) or decode(self, row))
+    data = load(f"folder:{tmp_path / 'pets'}", images="files", workers=workers).train
+    here.clear()
+    assert sum(len(part) for part in data.stream([slice(0, 4), slice(4, 10)])) == 10
+    assert len(here) == (0 if workers else 10), "what workers decode is not seen in this process"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("images", ["memory", "files", "folder"])
 def test_a_broken_file_is_named_before_the_training(images, workers, tmp_path, small_pieces):
     image_tree(tmp_path / "pets", classes="abcde")
