@@ -22,8 +22,8 @@ class Compute:
 
     Attributes:
         seconds: of the wall clock, by phase: ``data`` (batches gathered, decoded, augmented and moved to the device),
-            ``learning`` (forward, backward, step, and the features of closed forms), ``selection`` (of exemplars),
-            ``evaluation``, ``checkpoint`` and ``other`` (growing, settling, counting). A phase inside another counts
+            ``learning`` (growing, gradient steps, closed forms, settling), ``selection`` (of exemplars),
+            ``evaluation``, ``checkpoint`` and ``other`` (counting bytes and operations). A phase inside another counts
             where it is itself. On a GPU, which works on while the program prepares the next batch, ``data`` is the time
             for which the program was busy, and waiting for the GPU falls into the phase that waits.
         images: on which gradient steps were made.

@@ -76,7 +76,8 @@ def run(
             with compute.phase("other"):
                 with compute.phase("evaluation"):
                     ahead = None if task.boundary else foresee(strategy, task, exemplars, scenario, place)
-                learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
+                with compute.phase("learning"):
+                    learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
                 with compute.phase("selection"):
                     known = select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
                 seen = scenario.test.of_classes(range(task.n_seen))

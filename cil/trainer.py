@@ -306,8 +306,7 @@ class Trainer:
             first = place.watcher.restore(stage, strategy, optimizer, best)
             with distributed.learner(strategy, place.compile) as learner:
                 for epoch in range(first, self.epochs):
-                    with place.compute.phase("learning"):
-                        loss = self.run_epoch(learner, read, optimizer, stage, epoch)
+                    loss = self.run_epoch(learner, read, optimizer, stage, epoch)
                     place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
                     if best:
                         with place.compute.phase("evaluation"):
@@ -343,14 +342,13 @@ class Trainer:
         own = distributed.own(data)
         place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / BATCH))
         parts = []
-        with place.compute.phase("learning"):
-            found = passes(strategy, own or data.subset([0]), place, need_scores=False)
-            with Flops() as counted:
-                first, _ = next(found)
-            place.compute.training_flops += counted.total / len(first) * len(data)
-            for features in (first, *(features for features, _ in found)):
-                parts.append(features[: len(own)])
-                place.watcher.step_done()
+        found = passes(strategy, own or data.subset([0]), place, need_scores=False)
+        with Flops() as counted:
+            first, _ = next(found)
+        place.compute.training_flops += counted.total / len(first) * len(data)
+        for features in (first, *(features for features, _ in found)):
+            parts.append(features[: len(own)])
+            place.watcher.step_done()
         self.images += len(own)
         self.seconds += time.perf_counter() - begin
         return torch.cat(parts), own.labels.to(place.device)

@@ -85,6 +85,14 @@ def test_operations_are_those_of_the_layers():
     assert counted.total == 3 * forward - 2 * 2 * 36 * 5 * 3 * 9
 
 
+def test_what_a_strategy_does_itself_is_learning(monkeypatch):
+    slow = 0.2
+    monkeypatch.setattr(Finetune, "fit", lambda *_: time.sleep(slow))
+    records, _, _ = run(Lab(Finetune).experiment())
+    for record in records:
+        assert record["compute"]["seconds"]["learning"] >= slow
+
+
 @pytest.mark.parametrize("kind", [Finetune, WA, ACIL])
 def test_a_run_tells_what_each_task_cost(kind):
     records, _, _ = run(Lab(kind, {"width": 20} if kind is ACIL else None).experiment())

@@ -114,7 +114,7 @@ def _cells(costs: Costs) -> list[str]:
         f"{costs.total:.1f}",
         "-" if rate is None else f"{rate:.0f}",
         f"{costs.training_flops / 1e12:.3g}",
-        f"{costs.training_flops / 1e9 / busy:.3g}" if busy else "-",
+        "-" if rate is None else f"{costs.training_flops / 1e9 / busy:.3g}",  # a closed form's algebra is not counted
         "-" if costs.process_bytes is None else mib(costs.process_bytes, 0),
     ]
 
