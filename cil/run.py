@@ -166,10 +166,16 @@ def select(
 def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[str, int]:
     """Bytes that were held while the task was learned and are not carried.
 
-    Teachers and other modules that went away, the optimiser's state, and decoded copies of encoded exemplars.
+    Teachers and other modules that went away, the optimiser's state, the copy of the best epoch where one is selected,
+    and decoded copies of encoded exemplars.
     """
     teachers = max(0, trainer.peak_state - carried["parameters"] - carried["buffers"])
-    return {"teachers": teachers, "optimizer": trainer.peak_optimizer, "decoded": decoded}
+    return {
+        "teachers": teachers,
+        "optimizer": trainer.peak_optimizer,
+        "best": trainer.peak_best,
+        "decoded": decoded,
+    }
 
 
 def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: Place) -> tuple[int, int]:

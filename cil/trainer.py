@@ -247,7 +247,7 @@ class Trainer:
         """This trainer for one task: its options of that task, at that place, with nothing counted yet."""
         bound = self.of_task(place.task)
         bound.place, bound.stage, bound.images, bound.seconds = place, 0, 0, 0.0
-        bound.peak_state = bound.peak_optimizer = 0
+        bound.peak_state = bound.peak_optimizer = bound.peak_best = 0
         return bound
 
     stage: int = 0  # calls of descend so far in this task
@@ -258,6 +258,7 @@ class Trainer:
     scaler: torch.amp.GradScaler  # of losses in float16
     peak_state: int = 0  # bytes of the strategy as it learns, teachers included: the most of all stages of this task
     peak_optimizer: int = 0  # bytes of the optimiser's state, likewise
+    peak_best: int = 0  # bytes of the copy of the best epoch, likewise
 
     def share(self, part: float) -> int:
         """Epochs of a stage that takes this part of the trainer's own, rounded up to at least one."""
@@ -318,6 +319,8 @@ class Trainer:
             self.peak_state = max(self.peak_state, state_bytes(strategy))
             tensors = [value for state in optimizer.state.values() for value in state.values()]
             self.peak_optimizer = max(self.peak_optimizer, sum(size(t) for t in tensors if isinstance(t, Tensor)))
+            if best:
+                self.peak_best = max(self.peak_best, sum(map(size, strategy.state_dict().values())))
         finally:
             self.epochs = whole
             del strategy.label_smoothing  # the class default again

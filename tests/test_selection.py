@@ -121,6 +121,12 @@ def test_validation_images_are_neither_learned_nor_kept(lab, task):
     ]
 
 
+def test_the_copy_of_the_best_epoch_is_held_while_training():
+    records, _, _ = run(experiment(REPLAY, per_task={1: {"select_on": "validation", "validation_share": 0.25}}))
+    state = [record["bytes"]["parameters"] + record["bytes"]["buffers"] for record in records]
+    assert [record["training_bytes"]["best"] for record in records] == [0, state[1], *[0] * (len(records) - 2)]
+
+
 def test_what_chose_the_model_is_told_wherever_it_is_shown():
     told = {}
     for name in ("last", "validation", "test"):

@@ -623,7 +623,10 @@ def _reading(comparison: Comparison) -> str:
         ("AUC / range", "The same divided by the range of memory: the mean height of the curve, in %."),
         ("APM-S, APM-E", "Average accuracy in % for each MiB at the smallest and at the largest memory."),
         ("upper bound", "Keeps every image; in no memory curve and no difference."),
-        ("while training", "Teachers, optimiser and decoded images at their highest; not carried, so not in strict."),
+        (
+            "while training",
+            "Teachers, optimiser, a copy of the best epoch and decoded images at their highest; not carried, so not in strict.",
+        ),
     ]
     listed = "".join(f"<dt>{_e(term)}</dt><dd>{_e(text)}</dd>" for term, text in terms)
     return f'<section id="reading"><h2>How to read this</h2><dl>{listed}</dl></section>'
