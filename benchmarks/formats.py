@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from cil.data import ImageSet
 from cil.errors import UserError
 from cil.evaluation.accuracy import evaluate

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,17 @@ def toy(tmp_path):
     labels = np.arange(12) % 2
     np.savez(tmp_path / "toy.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, classes=["a", "b"])
     return images, f"npz:{tmp_path / 'toy.npz'}"
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.py")), ids=lambda file: file.stem)
+def test_a_benchmark_finds_the_checkout_without_installation(file, monkeypatch):
+    root = str(BENCHMARKS.parent)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", root)])
+    runpy.run_path(str(file), run_name="benchmark")
+    imported = {
+        line.module.split(".")[0] for line in ast.parse(file.read_text()).body if isinstance(line, ast.ImportFrom)
+    }
+    assert root in sys.path or not imported & {"cil", "scenarios", "benchmarks"}
 
 
 def saved(image, **options):
