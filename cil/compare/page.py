@@ -625,7 +625,7 @@ def _reading(comparison: Comparison) -> str:
         ("upper bound", "Keeps every image; in no memory curve and no difference."),
         (
             "while training",
-            "Teachers, optimiser, a copy of the best epoch and decoded images at their highest; not carried, so not in strict.",
+            "Teachers, optimiser, the best epoch and decoded images at their highest; not carried, so not in strict.",
         ),
     ]
     listed = "".join(f"<dt>{_e(term)}</dt><dd>{_e(text)}</dd>" for term, text in terms)

@@ -335,7 +335,7 @@ def markdown(content: dict[str, Any]) -> str:
     lines += [*_markdown_table(["after phase" if stream else "after task", *kinds, *beside], rows), ""]
     lines += [
         "`strict` counts every carried byte; `paper` counts float32 backbone parameters and exemplar images alone. "
-        "`training only`, teachers, the optimiser's state, a copy of the best epoch and decoded exemplars, is in neither.",
+        "`training only`, teachers, the optimiser's state, the best epoch and decoded exemplars, is in neither.",
         "",
         "## Run again",
         "",
