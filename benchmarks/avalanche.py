@@ -76,7 +76,7 @@ def in_avalanche(method: str, own: Experiment, workers: int) -> Timed:
                 strategy.adapted_dataset = concat_datasets((strategy.adapted_dataset, self.kept.buffer))
 
         def after_training_exp(self, strategy: Any, **options: Any) -> None:
-            self.kept.update(strategy, **options)
+            self.kept.post_adapt(strategy, strategy.experience)
 
     class Count(SupervisedPlugin):
         images = 0
@@ -87,7 +87,7 @@ def in_avalanche(method: str, own: Experiment, workers: int) -> Timed:
     with seeded(own.seeds.init, "avalanche"):
         move, scale = transforms(own)
         benchmark = to_avalanche(own.scenario, train_transform=lambda image: scale(move(image)), eval_transform=scale)
-        backbone: Any = own.fresh().model.backbone
+        backbone: Any = own.fresh().model.backbone.to(memory_format=torch.contiguous_format)  # as its users have it
         head, factor = nn.Linear(backbone.num_features, n_classes), n_classes if method == "icarl" else 1
         model = nn.Sequential(backbone, head)
         optimizer = torch.optim.SGD(
@@ -167,7 +167,8 @@ def main() -> None:
     for method in arguments.methods:
         argv = ["--config", str(ROOT / "configs/protocols/cifar100_b0_10.yaml"), "--data", arguments.data]
         argv += ["--config", str(ROOT / f"configs/strategies/{method}.yaml"), *METHODS[method]]
-        argv += ["--trainer.epochs", str(arguments.epochs), "--trainer.schedule", "cosine", *arguments.options]
+        argv += ["--trainer.epochs", str(arguments.epochs), "--trainer.schedule", "cosine"]
+        argv += ["--augmentation.brightness", "0", *arguments.options]
         found: dict[str, list[Timed]] = {"avalanche-lib, 32": [], "ours, 32": [], "ours, auto": []}
         for seed in arguments.seeds:
             for name, runs in found.items():

@@ -63,7 +63,7 @@ class Plain:
         self.train_transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *scale])
         self.test_transform = transforms.Compose(scale)
         self.own, self.workers = own, workers
-        self.backbone: Any = own.fresh().model.backbone
+        self.backbone: Any = own.fresh().model.backbone.to(memory_format=torch.contiguous_format)  # as is usual
         self.head: nn.Linear = nn.Linear(self.backbone.num_features, 0)
         self.kept: dict[int, np.ndarray] = {}
         self.seconds = {"learning": 0.0, "selection": 0.0, "evaluation": 0.0}
@@ -165,6 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     argv = ["--config", str(ROOT / "configs/protocols/cifar100_b0_10.yaml"), "--data", arguments.data]
     argv += ["--strategy", "Replay", "--trainer.epochs", str(arguments.epochs), "--trainer.schedule", "cosine"]
+    argv += ["--augmentation.brightness", "0"]
     argv += arguments.options
     found: dict[str, list[Timed]] = {"plain, 32": [], "ours, 32": [], "ours, auto": []}
     for seed in arguments.seeds:
