@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,13 +12,19 @@ from torch import Tensor
 
 from cil import cache, distributed
 from cil.data import ImageSet, gathered, moved, slices
+from cil.nets.folding import Folded
 from cil.nets.pretrained import Pretrained
 from cil.strategy import Strategy
 
 if TYPE_CHECKING:
     from cil.trainer import Place
 
-BATCH = 256
+
+def batch_size(place: Place) -> int:
+    """Images in a pass: as many as a processor's cache holds well, or enough to fill a GPU."""
+    if place.device.type != "cpu":
+        return 256
+    return 128 if place.precision == "bf16-mixed" else 64
 
 
 @torch.inference_mode()
@@ -35,18 +43,42 @@ def passes(
     strategy.eval()
     score = _scorer(strategy) if need_scores else _none
     kept = None if flip else _kept(strategy, data, place)
-    parts = slices(len(data), BATCH)
+    parts = slices(len(data), batch_size(place))
+    lean = None
     for read in map(kept, parts) if kept else gathered(data, parts):
         if kept:
             x = features = read.to(place.dtype)
         else:
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
-        with place.autocast():
+            lean = lean or _lean(strategy, x)
+        with place.autocast(), lean() if lean else contextlib.nullcontext():
             if not kept:
                 features = strategy.features(x)
             scores = score(x, features)
         yield features.to(place.dtype), scores.to(place.dtype)
+
+
+# Strategies whose features were seen to be the same with so many folded convolutions, or not.
+_same: weakref.WeakKeyDictionary[Strategy, tuple[int, bool]] = weakref.WeakKeyDictionary()
+
+
+def _lean(strategy: Strategy, x: Tensor) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """In what it gives, a strategy computes with batch normalisation folded into its convolutions.
+
+    Whether its features stay what they are is looked at once for each structure, on the first image (B, C, H, W): a
+    method that takes a network apart in its own way may use a convolution without what follows it.
+    """
+    folded = Folded(strategy)
+    if not folded.pairs:
+        return contextlib.nullcontext
+    number, same = _same.get(strategy, (-1, False))
+    if number != len(folded.pairs):
+        plain = strategy.features(x[:1])
+        with folded.standing_in():
+            same = torch.allclose(strategy.features(x[:1]), plain, 1e-3, 1e-3 * float(plain.abs().max()))
+        _same[strategy] = len(folded.pairs), same
+    return folded.standing_in if same else contextlib.nullcontext
 
 
 def _splits(strategy: Strategy) -> bool:

@@ -14,7 +14,7 @@ from cil import distributed
 from cil.checkpoint import under, with_prefix
 from cil.data import ImageSet, gathered, moved, slices
 from cil.errors import UserError
-from cil.inference import BATCH
+from cil.inference import batch_size
 from cil.scenario import Scenario, Task
 from cil.seeds import generator
 from cil.strategy import Strategy
@@ -83,7 +83,7 @@ def judge(images: ImageSet, place: Place) -> Callable[[Strategy], float]:
     def accuracy(strategy: Strategy) -> float:
         strategy.eval()
         right, own = torch.zeros((), dtype=torch.int64, device=place.device), distributed.own(images)
-        parts = slices(len(own), BATCH)
+        parts = slices(len(own), batch_size(place))
         for part, read in zip(parts, gathered(own, parts), strict=True):
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             with place.autocast():

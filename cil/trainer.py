@@ -32,7 +32,7 @@ from cil.augmentation import Bound
 from cil.compute import Compute, Flops
 from cil.data import FeatureSet, ImageSet, Joined, OnDevice, gathered, moved, near
 from cil.errors import UserError, unknown
-from cil.inference import BATCH, passes
+from cil.inference import batch_size, passes
 from cil.machine import autocast, dtype_of
 from cil.memory.ledger import size, state_bytes
 from cil.ops.freezing import train_mode
@@ -343,7 +343,7 @@ class Trainer:
         """
         place, begin = self.placed(), time.perf_counter()
         own = distributed.own(data)
-        place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / BATCH))
+        place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / batch_size(place)))
         parts = []
         found = passes(strategy, own or data.subset([0]), place, need_scores=False)
         with Flops() as counted:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cil.data import Dataset
+from cil.inference import features_of
 from cil.lab import Lab, toy_dataset, toy_scenario
 from cil.memory.ledger import Bytes, measure
 from cil.scenario import Scenario, Task, disjoint
@@ -26,7 +27,7 @@ class Lesson:
     """One task, and the strategy after it."""
 
     task: Task
-    x: np.ndarray  # features of the training images as they are tested, float32 (N, D)
+    x: np.ndarray  # features of the training images as the engine extracts them, float32 (N, D)
     y: np.ndarray  # their labels, (N,)
     state: dict[str, Tensor]
     test: np.ndarray  # features of all toy test images, seen or not, float32 (48, D)
@@ -78,9 +79,9 @@ def teach(
         return strategy
 
     def watch(strategy: Strategy) -> None:
-        task, view = experiment.scenario.tasks[len(lessons)], experiment.place(0).augmentation.test
+        task, place = experiment.scenario.tasks[len(lessons)], experiment.place(0)
+        x, test = (features_of(strategy, data, place) for data in (task.train, toy_dataset().test))
         with torch.no_grad():
-            x, test = (strategy.features(view(data.gather())) for data in (task.train, toy_dataset().test))
             scores = strategy.scores(test)
         state = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
         size = measure(strategy, 0, 0)

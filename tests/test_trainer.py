@@ -546,8 +546,8 @@ def test_features_are_extracted_in_order_as_they_are_tested_and_counted():
     assert used.images == 700
     assert 5 < used.seconds < 65
     assert used.stage == 2  # no stage of its own
-    assert watcher.starts == [(2, 0, 1, 3)]
-    assert watcher.done == 3
+    assert watcher.starts == [(2, 0, 1, 10)]  # 600 images, 64 at a time
+    assert watcher.done == 10
 
 
 def test_extracted_features_can_be_learned_from():

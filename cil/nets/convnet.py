@@ -16,7 +16,7 @@ def conv_block(channels_in: int, channels: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2),
         nn.BatchNorm2d(channels),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.MaxPool2d(2, ceil_mode=True),
     )
 
