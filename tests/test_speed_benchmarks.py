@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import growth, limit, plain
+from benchmarks import growth, limit, passes, plain
 from benchmarks.shared import runs
 from cil.compute import PHASES
 from cil.data import ImageSet
@@ -164,3 +164,11 @@ def test_growth_runs_what_its_series_say(tmp_path):
     assert found["all"] == pytest.approx(sum(found[name] for name in found if name not in ("all", "peak")))
     assert found["peak"] > 2**26
     assert (tmp_path / "4-40.npz").exists()
+
+
+def test_passes_are_timed_folded_and_as_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(passes, "IMAGES", 4)
+    monkeypatch.setattr(passes, "BATCHES", (2, 4))
+    rows = printed(passes, monkeypatch, capsys, "--rounds", "1")
+    assert [row[:2] for row in rows] == [["32", "2"], ["32", "4"], ["bf16-mixed", "2"], ["bf16-mixed", "4"]]
+    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows)
