@@ -9,8 +9,10 @@ flips, ResNet-32, batches of 128, 2,000 exemplars and the schedule of learning r
 
 avalanche-lib's ``ReplayPlugin`` trains on as many old images as new ones, repeating them, in batches twice as large.
 Ours, as most papers do it, shuffles both together, so the same is done there with its own class-balanced buffer, which
-draws exemplars by chance; ours do here, too. Its iCaRL means its loss over outputs where ours sums over them, so its
-learning rate is multiplied, and its weight decay divided, by their number.
+draws exemplars by chance; ours do here, too. Its head grows with the classes, as ours does: one with rows for all
+classes from the start learns to exclude those to come, and is thrown out of balance when they come. Its iCaRL, which
+needs such a head, means its loss over outputs where ours sums over them, so its learning rate is multiplied, and its
+weight decay divided, by their number.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def transforms(own: Experiment) -> tuple[Any, Any]:
 def in_avalanche(method: str, own: Experiment, workers: int) -> Timed:
     """The same in avalanche-lib."""
     from avalanche.benchmarks.utils.utils import concat_datasets
+    from avalanche.models import IncrementalClassifier
     from avalanche.training import ICaRL, Naive
     from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin, SupervisedPlugin
     from avalanche.training.storage_policy import ClassBalancedBuffer
@@ -88,7 +91,10 @@ def in_avalanche(method: str, own: Experiment, workers: int) -> Timed:
         move, scale = transforms(own)
         benchmark = to_avalanche(own.scenario, train_transform=lambda image: scale(move(image)), eval_transform=scale)
         backbone: Any = own.fresh().model.backbone.to(memory_format=torch.contiguous_format)  # as its users have it
-        head, factor = nn.Linear(backbone.num_features, n_classes), n_classes if method == "icarl" else 1
+        if method == "icarl":
+            head, factor = nn.Linear(backbone.num_features, n_classes), n_classes
+        else:
+            head, factor = IncrementalClassifier(backbone.num_features, own.scenario.tasks[0].n_new), 1
         model = nn.Sequential(backbone, head)
         optimizer = torch.optim.SGD(
             model.parameters(), trainer.lr * factor, trainer.momentum, weight_decay=trainer.weight_decay / factor

@@ -171,4 +171,4 @@ def test_passes_are_timed_folded_and_as_they_are(monkeypatch, capsys):
     monkeypatch.setattr(passes, "BATCHES", (2, 4))
     rows = printed(passes, monkeypatch, capsys, "--rounds", "1")
     assert [row[:2] for row in rows] == [["32", "2"], ["32", "4"], ["bf16-mixed", "2"], ["bf16-mixed", "4"]]
-    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows)
+    assert all(float(row[4]) > 0 for row in rows)
