@@ -12,7 +12,8 @@ are mapped from a file. One number grows at a time:
 
 The exponent is the slope of log(seconds), or of log(bytes), over log(number), fitted to the larger half of the points,
 where what does not grow weighs less: 1 is linear. Each task is followed by a test on all classes seen (5,000 images, at
-the end), a selection of exemplars and a checkpoint, so there is as much of these as there are tasks.
+the end), a selection of exemplars and a checkpoint, so there is as much of these as there are tasks. The seconds of the
+command are those of its whole process, the import of torch and the files it writes included.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,24 +56,26 @@ def write(path: Path, classes: int, images: int) -> None:
 
 
 def run(folder: Path, tasks: int, classes: int, exemplars: int, images: int, options: list[str]) -> dict[str, float]:
-    """Seconds by phase and in all, and the peak of memory in bytes, of one run in its own process."""
+    """Seconds by phase, of the whole command, and the peak of memory in bytes, of one run in its own process."""
     data, out = folder / f"{classes}-{images}.npz", folder / "run"
     if not data.exists():
         write(data, classes, images)
     words = ["--strategy", "replay", "--data", f"npz:{data}", "--run_dir", str(out), "--overwrite"]
     words += ["--scenario.step", str(classes // tasks), "--memory.exemplars", str(exemplars), "--trainer.epochs", "1"]
     words += ["--model.backbone", "convnet2", "--evaluators", "[linear]", "--precision", "32", *options]
+    begin = time.perf_counter()
     done = subprocess.run([sys.executable, "tools/train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - begin
     if done.returncode:
         sys.exit(done.stderr)
     records = json.loads((out / "results.json").read_text())["tasks"]
     assert len(records) == tasks
     phases: dict[str, float] = {}
     for record in records:
-        for phase, seconds in record["compute"]["seconds"].items():
-            phases[phase] = phases.get(phase, 0.0) + seconds
+        for phase, own in record["compute"]["seconds"].items():
+            phases[phase] = phases.get(phase, 0.0) + own
     peak = max(record["compute"]["peak_bytes"]["process"] for record in records)
-    return {**phases, "all": sum(phases.values()), "peak": peak}
+    return {**phases, "command": seconds, "peak": peak}
 
 
 def exponent(numbers: list[int], values: list[float]) -> float:
@@ -88,7 +92,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of images and exemplars, for a quick look")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="further options of the runs")
     arguments = parser.parse_args()
-    parts = ("learning", "selection", "evaluation", "checkpoint", "all")
+    parts = ("learning", "selection", "evaluation", "checkpoint", "command")
     head = ["series", "number", *(f"{part}, s" for part in parts), "peak, MiB"]
     print("| " + " | ".join(head) + " |\n| --- |" + " ---: |" * (len(head) - 1))
     with tempfile.TemporaryDirectory() as folder:

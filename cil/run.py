@@ -97,6 +97,8 @@ def run(
             }
             if ahead:
                 record["near_future"] = ahead
+            if records:
+                forget_confusion(records[-1])
             records.append(record)
             start.inside = {}
             if checkpoints and ends:
@@ -185,6 +187,12 @@ def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: P
     with Flops() as counted:
         needed = inference_bytes(strategy, x, n_means=n_means)
     return needed, counted.total
+
+
+def forget_confusion(record: Record) -> None:
+    """Drop what is reported of the last task alone and grows with the square of their number, as states would."""
+    for scores in record["evaluators"].values():
+        del scores["task_confusion"]
 
 
 def make_record(

@@ -136,6 +136,16 @@ def test_checkpoints_are_kept_as_documented(tmp_path):
     ]
 
 
+def test_of_confusion_between_tasks_a_checkpoint_holds_the_last_task_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    run(Lab(WA).experiment(), checkpoints=checkpoints)
+    for moment in checkpoints.moments():
+        records = checkpoints.load(moment)[1]["tasks"]
+        sizes = [[len(scores.get("task_confusion", ())) for scores in one["evaluators"].values()] for one in records]
+        assert {size for row in sizes[:-1] for size in row} <= {0}
+        assert set(sizes[-1]) == {len(records)}
+
+
 DAMAGE = {
     "cut short": lambda data: data[: len(data) // 2],
     "emptied": lambda data: b"",
