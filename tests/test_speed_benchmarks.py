@@ -161,7 +161,8 @@ def test_exponents(power):
 
 def test_growth_runs_what_its_series_say(tmp_path):
     found = growth.run(tmp_path, 2, 4, 8, 40, [])
-    assert 0 < sum(found[name] for name in found if name not in ("command", "peak")) < found["command"]
+    assert 0 < sum(found[phase] for phase in PHASES) < found["command"]
+    assert found["images"] == 20 + (20 + 8)
     assert found["peak"] > 2**26
     assert (tmp_path / "4-40.npz").exists()
 
