@@ -11,9 +11,10 @@ one epoch a task, each run a process of its own, from images that are mapped fro
     images      1,000 to 1,000,000 of 100 classes, in 5 tasks
 
 The exponent is the slope of log(seconds), or of log(bytes), over log(number), fitted to the larger half of the points,
-where what does not grow weighs less: 1 is linear. Trained images are new ones and exemplars, of each task. Each task is followed by a test on all classes seen (5,000 images, at
-the end), a selection of exemplars and a checkpoint, so there is as much of these as there are tasks. The seconds of the
-command are those of its whole process, the import of torch and the files it writes included.
+where what does not grow weighs less: 1 is linear. Trained images are the new ones and the exemplars of each task. Each
+task is followed by a test on all classes seen (5,000 images, at the end), a selection of exemplars and a checkpoint, so
+there is as much of these as there are tasks. The seconds of the command are those of its whole process, the import of
+torch and the files it writes included.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def main() -> None:
         for series in arguments.series:
             numbers, found = [], []
             for tasks, classes, exemplars, images in SERIES[series]:
-                sizes = [tasks, classes, int(exemplars * arguments.share), max(classes, int(images * arguments.share))]
+                fewer = [max(classes, int(count * arguments.share)) if count else 0 for count in (exemplars, images)]
+                sizes = [tasks, classes, *fewer]
                 numbers.append(sizes[NUMBERS.index(series)])
                 found.append(run(Path(folder), *sizes, arguments.options))
                 found[-1]["learning"] += found[-1]["data"]
