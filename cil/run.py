@@ -98,7 +98,7 @@ def run(
             if ahead:
                 record["near_future"] = ahead
             if records:
-                forget_confusion(records[-1])
+                forget_details(records[-1], scenario)
             records.append(record)
             start.inside = {}
             if checkpoints and ends:
@@ -189,10 +189,14 @@ def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: P
     return needed, counted.total
 
 
-def forget_confusion(record: Record) -> None:
-    """Drop what is reported of the last task alone and grows with the square of their number, as states would."""
+def forget_details(record: Record, scenario: Scenario) -> None:
+    """Drop what is reported of the last task alone: kept of every task, it would grow with the square of their number.
+
+    Of a stream, forgetting is reported class by class, so accuracies of classes are kept.
+    """
     for scores in record["evaluators"].values():
-        del scores["task_confusion"]
+        for key in ("task_confusion", *["per_class"] * (not scenario.streams)):
+            del scores[key]
 
 
 def make_record(

@@ -22,6 +22,7 @@ from cil.lab import Lab, equal_states
 from cil.progress import Progress
 from cil.run import run
 from strategies.icarl import ICaRL
+from strategies.replay import Replay
 from strategies.wa import WA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,14 +137,16 @@ def test_checkpoints_are_kept_as_documented(tmp_path):
     ]
 
 
-def test_of_confusion_between_tasks_a_checkpoint_holds_the_last_task_alone(tmp_path):
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_is_reported_of_the_last_task_alone_a_checkpoint_holds_of_it_alone(tmp_path, streams):
     checkpoints = Checkpoints(tmp_path)
-    run(Lab(WA).experiment(), checkpoints=checkpoints)
+    lab = Lab(Replay)
+    run(lab.stream_experiment() if streams else lab.experiment(), checkpoints=checkpoints)
     for moment in checkpoints.moments():
-        records = checkpoints.load(moment)[1]["tasks"]
-        sizes = [[len(scores.get("task_confusion", ())) for scores in one["evaluators"].values()] for one in records]
-        assert {size for row in sizes[:-1] for size in row} <= {0}
-        assert set(sizes[-1]) == {len(records)}
+        *before, last = (one["evaluators"].values() for one in checkpoints.load(moment)[1]["tasks"])
+        assert all({"task_confusion", "per_class"} <= set(scores) for scores in last)
+        assert not any("task_confusion" in scores for row in before for scores in row)
+        assert all(("per_class" in scores) == streams for row in before for scores in row)
 
 
 DAMAGE = {
