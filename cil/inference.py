@@ -51,7 +51,7 @@ def passes(
         else:
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
-            lean = lean or _lean(strategy, x)
+            lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
         with place.autocast(), lean() if lean else contextlib.nullcontext():
             if not kept:
                 features = strategy.features(x)
@@ -59,26 +59,36 @@ def passes(
         yield features.to(place.dtype), scores.to(place.dtype)
 
 
-# Strategies whose features were seen to be the same with so many folded convolutions, or not.
-_same: weakref.WeakKeyDictionary[Strategy, tuple[int, bool]] = weakref.WeakKeyDictionary()
+# Whether a strategy was seen to stay the same with so many folded convolutions, and whether its forward was looked at.
+_same: weakref.WeakKeyDictionary[Strategy, dict[tuple[int, bool], bool]] = weakref.WeakKeyDictionary()
 
 
-def _lean(strategy: Strategy, x: Tensor) -> Callable[[], contextlib.AbstractContextManager[None]]:
+def _lean(strategy: Strategy, x: Tensor, whole: bool) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """In what it gives, a strategy computes with batch normalisation folded into its convolutions.
 
-    Whether its features stay what they are is looked at once for each structure, on the first image (B, C, H, W): a
+    Whether it stays what it is, is looked at once for each structure, on the first of some images (B, C, H, W): a
     method that takes a network apart in its own way may use a convolution without what follows it.
+
+    Args:
+        strategy: in eval mode.
+        x: images.
+        whole: look at its ``forward``, too.
     """
     folded = Folded(strategy)
     if not folded.pairs:
         return contextlib.nullcontext
-    number, same = _same.get(strategy, (-1, False))
-    if number != len(folded.pairs):
-        plain = strategy.features(x[:1])
+    seen = _same.setdefault(strategy, {})
+    if (len(folded.pairs), whole) not in seen:
+
+        def looks() -> Tensor:
+            parts = [strategy.features(x[:1]), *[strategy(x[:1])] * whole]
+            return torch.cat([part.flatten() for part in parts])
+
+        plain = looks()
         with folded.standing_in():
-            same = torch.allclose(strategy.features(x[:1]), plain, 1e-3, 1e-3 * float(plain.abs().max()))
-        _same[strategy] = len(folded.pairs), same
-    return folded.standing_in if same else contextlib.nullcontext
+            same = torch.allclose(looks(), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+        seen[len(folded.pairs), whole] = same
+    return folded.standing_in if seen[len(folded.pairs), whole] else contextlib.nullcontext
 
 
 def _splits(strategy: Strategy) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 
 from cil import inference
 from cil.augmentation import Augmentation
-from cil.inference import features_of
+from cil.inference import features_of, passes
 from cil.lab import TinyNet, toy_dataset
 from cil.nets.folding import Folded, pairs
 from cil.nets.heads import LinearHead
@@ -132,12 +132,23 @@ class Apart(Strategy):
         return self.model.backbone.stem[0](x).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Strategy, Apart])
+class ScoresApart(Strategy):
+    """A method whose scores come from there, and its features from the network as it is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model.backbone.stem[0](x).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Strategy, Apart, ScoresApart])
 def test_passes_give_what_the_strategy_gives(kind):
-    strategy, data = kind(Network(lively(TinyNet()), LinearHead(12))).eval(), toy_dataset().train
+    network = Network(lively(TinyNet()), LinearHead(8 if kind is Apart else 12))
+    network.head.grow(2)
+    strategy, data = kind(network).eval(), toy_dataset().train
     x = place().augmentation.test(data.gather())
     with torch.inference_mode():
         torch.testing.assert_close(features_of(strategy, data, place()), strategy.features(x))
+        scores = torch.cat([scores for _, scores in passes(strategy, data, place())])
+        torch.testing.assert_close(scores, strategy(x))
 
 
 def test_passes_compute_with_folded_convolutions(monkeypatch):
