@@ -453,10 +453,11 @@ class Trainer:
         """A fresh optimiser over the strategy's groups, so that nothing that grew needs surgery."""
         groups = strategy.parameter_groups()
         optimizer: Optimizer
+        # All tensors in one call, on processors as on GPUs: the same bits as one by one, with less around them.
         if self.optimizer == "sgd":
-            optimizer = SGD(groups, self.lr, self.momentum, 0.0, self.weight_decay, self.nesterov)
+            optimizer = SGD(groups, self.lr, self.momentum, 0.0, self.weight_decay, self.nesterov, foreach=True)
         else:
-            optimizer = AdamW(groups, self.lr, weight_decay=self.weight_decay)
+            optimizer = AdamW(groups, self.lr, weight_decay=self.weight_decay, foreach=True)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
