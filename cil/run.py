@@ -97,8 +97,6 @@ def run(
             }
             if ahead:
                 record["near_future"] = ahead
-            if records:
-                forget_details(records[-1], scenario)
             records.append(record)
             start.inside = {}
             if checkpoints and ends:
@@ -187,16 +185,6 @@ def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: P
     with Flops() as counted:
         needed = inference_bytes(strategy, x, n_means=n_means)
     return needed, counted.total
-
-
-def forget_details(record: Record, scenario: Scenario) -> None:
-    """Drop what is reported of the last task alone: kept of every task, it would grow with the square of their number.
-
-    Of a stream, forgetting is reported class by class, so accuracies of classes are kept.
-    """
-    for scores in record["evaluators"].values():
-        for key in ("task_confusion", *["per_class"] * (not scenario.streams)):
-            del scores[key]
 
 
 def make_record(

@@ -31,6 +31,7 @@ from cil.memory.exemplars import Memory
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.progress import Progress
+from cil.resume import lasting
 from cil.run import run
 from cil.scenario import stream
 from cil.seeds import Seeds
@@ -251,9 +252,10 @@ def state(outcome):
 
 
 def untimed(records):
-    kept = [
-        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second", "compute")} for record in records
-    ]
+    """Records as a resumed run has them, without what differs from time to time."""
+    times = ("seconds", "images_per_second", "compute")
+    kept = [*map(lasting, records[:-1]), *records[-1:]]
+    kept = [{key: value for key, value in record.items() if key not in times} for record in kept]
     return report.jsonable(kept)  # without NaN, which equals nothing
 
 
