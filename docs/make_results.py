@@ -158,9 +158,12 @@ def anytime(comparison: Comparison, folder: Path, out: Path) -> None:
             panel = found.setdefault(Path(run.file).relative_to(folder).parts[0], {})
             panel.setdefault(row.label, []).append((seen, accuracy))
     looks = styles(comparison)
-    figure = Figure((3.2 * len(found), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for place, name in zip(axes, sorted(found, key=by_numbers), strict=True):
+    columns, rows = min(4, len(found)), -(-len(found) // 4)
+    figure = Figure((3.2 * columns, 0.5 + 2.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for place in axes.flat[len(found) :]:
+        place.set_axis_off()
+    for place, name in zip(axes.flat, sorted(found, key=by_numbers), strict=False):
         for label, curves in found[name].items():
             # All are measured at the same numbers of images; the ends of phases, which differ, are left out.
             x = sorted(set.intersection(*(set(seen.tolist()) for seen, _ in curves)))
@@ -168,9 +171,11 @@ def anytime(comparison: Comparison, folder: Path, out: Path) -> None:
             mean, error = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(len(x))
             place.plot(x, mean, color=looks[label].light, label=label)
             place.fill_between(x, mean - error, mean + error, color=looks[label].light, alpha=0.15, lw=0)
-        place.set(title=name.replace("_", " "), xlabel="images seen", ylim=(0, 100))
-    axes[0].set_ylabel("accuracy on the classes exposed, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks), frameon=False)
+        place.set(title=name.replace("_", " "), xlabel="images seen, thousands", ylim=(0, 100))
+        place.xaxis.set_major_formatter(lambda seen, _: f"{seen / 1000:g}")
+    for place in axes[:, 0]:
+        place.set_ylabel("accuracy, exposed classes, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(looks), frameon=False)
     figure.savefig(out, dpi=110)
 
 
