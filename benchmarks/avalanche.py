@@ -1,6 +1,6 @@
 """Replay and iCaRL here and in avalanche-lib: images a second and accuracy on one stream, network and number of epochs.
 
-    python benchmarks/avalanche.py --data npz:data/cifar100.npz --classes 30 --epochs 1 --seeds 0 1 2
+    python benchmarks/avalanche.py --data npz:data/cifar100.npz --classes 20 --epochs 2 --options --trainer.lr 0.02
 
 Each seed runs, in turn, avalanche-lib in float32 (it has no other precision), ours in float32, and ours in the
 precision that ``auto`` chooses. A second is one of the whole run: training, selection of exemplars, and evaluation of
