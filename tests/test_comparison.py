@@ -169,6 +169,15 @@ def test_published_runs_give_the_published_table():
     assert labels(comparison) == ["Finetune", "ICaRL (nearest_mean)", "Replay", "WA", "Joint"]
 
 
+def test_a_stream_whose_last_phase_brings_no_class_has_a_smaller_confusion(tmp_path):
+    contents = seeds(2)
+    contents[1]["task_confusion"]["linear"] = [[0.5, 0.5], [None, None]]
+    first = contents[0]["task_confusion"]["linear"]
+    row = as_json(compared(tmp_path, *contents), [])["scenarios"][0]["rows"][0]["task_confusion"]
+    assert row[0] == pytest.approx([(first[0][0] + 0.5) / 2, (first[0][1] + 0.5) / 2, first[0][2] / 2])
+    assert row[2] == [None, None, None]
+
+
 def test_one_seed_has_no_deviation_and_undefined_values_no_mean(tmp_path):
     alone = compared(tmp_path / "a", result()).rows[0]
     assert (alone.metric("last_accuracy").mean, alone.metric("last_accuracy").deviation) == (0.4, None)

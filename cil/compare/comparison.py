@@ -170,7 +170,14 @@ class Row:
     def confusion(self) -> list[list[float | None]]:
         """Share of the images of task i (row) predicted as a class of task j, after the last; the mean over seeds."""
         matrices = [run.content["task_confusion"][self.evaluator] for run in self.runs]
-        return [[spread(values).mean for values in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
+        # A stream's last phases may bring no class: nothing is taken for them, and they have no test images.
+        n = max(map(len, matrices))
+        padded = [
+            [[*row, *[None if row[0] is None else 0.0] * (n - len(row))] for row in matrix]
+            + [[None] * n] * (n - len(matrix))
+            for matrix in matrices
+        ]
+        return [[spread(values).mean for values in zip(*lines, strict=True)] for lines in zip(*padded, strict=True)]
 
 
 @dataclass(frozen=True)
