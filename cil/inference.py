@@ -51,7 +51,7 @@ def passes(
         else:
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
-            lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
+            lean = lean or _lean(strategy, x, place.task, need_scores and not _splits(strategy))
         with place.autocast(), lean() if lean else contextlib.nullcontext():
             if not kept:
                 features = strategy.features(x)
@@ -59,26 +59,29 @@ def passes(
         yield features.to(place.dtype), scores.to(place.dtype)
 
 
-# Whether a strategy was seen to stay the same with so many folded convolutions, and whether its forward was looked at.
-_same: weakref.WeakKeyDictionary[Strategy, dict[tuple[int, bool], bool]] = weakref.WeakKeyDictionary()
+# Whether a strategy stayed the same, by task, number of folded convolutions, and whether its forward was looked at.
+_same: weakref.WeakKeyDictionary[Strategy, dict[tuple[int, int, bool], bool]] = weakref.WeakKeyDictionary()
 
 
-def _lean(strategy: Strategy, x: Tensor, whole: bool) -> Callable[[], contextlib.AbstractContextManager[None]]:
+def _lean(
+    strategy: Strategy, x: Tensor, task: int, whole: bool
+) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """In what it gives, a strategy computes with batch normalisation folded into its convolutions.
 
-    Whether it stays what it is, is looked at once for each structure, on the first of some images (B, C, H, W): a
-    method that takes a network apart in its own way may use a convolution without what follows it.
+    Whether it stays what it is, is looked at once in each task, since fresh norms do nothing that would be missed, on
+    the first of some images: a method that takes a network apart may use a convolution without what follows it.
 
     Args:
         strategy: in eval mode.
-        x: images.
+        x: images (B, C, H, W).
+        task: its index.
         whole: look at its ``forward``, too.
     """
     folded = Folded(strategy)
     if not folded.pairs:
         return contextlib.nullcontext
-    seen = _same.setdefault(strategy, {})
-    if (len(folded.pairs), whole) not in seen:
+    seen, key = _same.setdefault(strategy, {}), (task, len(folded.pairs), whole)
+    if key not in seen:
 
         def looks() -> Tensor:
             parts = [strategy.features(x[:1]), *[strategy(x[:1])] * whole]
@@ -86,9 +89,8 @@ def _lean(strategy: Strategy, x: Tensor, whole: bool) -> Callable[[], contextlib
 
         plain = looks()
         with folded.standing_in():
-            same = torch.allclose(looks(), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
-        seen[len(folded.pairs), whole] = same
-    return folded.standing_in if seen[len(folded.pairs), whole] else contextlib.nullcontext
+            seen[key] = torch.allclose(looks(), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    return folded.standing_in if seen[key] else contextlib.nullcontext
 
 
 def _splits(strategy: Strategy) -> bool:
