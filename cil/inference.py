@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cil import cache, distributed
+from cil.compute import Flops
 from cil.data import ImageSet, gathered, moved, slices
 from cil.nets.folding import Folded
 from cil.nets.pretrained import Pretrained
@@ -29,7 +30,13 @@ def batch_size(place: Place) -> int:
 
 @torch.inference_mode()
 def passes(
-    strategy: Strategy, data: ImageSet, place: Place, *, flip: bool = False, need_scores: bool = True
+    strategy: Strategy,
+    data: ImageSet,
+    place: Place,
+    *,
+    flip: bool = False,
+    need_scores: bool = True,
+    count: Flops | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features (B, D) and scores (B, K) of a set, batch by batch, in eval mode; the features are computed once.
 
@@ -39,12 +46,13 @@ def passes(
         place: augmentation, device and precision of the run.
         flip: mirror the images first.
         need_scores: False leaves the scores empty (B, 0).
+        count: counts the operations of the first batch.
     """
     strategy.eval()
     score = _scorer(strategy) if need_scores else _none
     kept = None if flip else _kept(strategy, data, place)
     parts = slices(len(data), batch_size(place))
-    lean = None
+    lean, nothing = None, contextlib.nullcontext()
     for read in map(kept, parts) if kept else gathered(data, parts):
         if kept:
             x = features = read.to(place.dtype)
@@ -52,10 +60,11 @@ def passes(
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
             lean = lean or _lean(strategy, x, place.task, need_scores and not _splits(strategy))
-        with place.autocast(), lean() if lean else contextlib.nullcontext():
+        with place.autocast(), lean() if lean else nothing, count or nothing:
             if not kept:
                 features = strategy.features(x)
             scores = score(x, features)
+        count = None
         yield features.to(place.dtype), scores.to(place.dtype)
 
 

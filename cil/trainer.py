@@ -345,9 +345,9 @@ class Trainer:
         own = distributed.own(data)
         place.watcher.epoch_starts(self.stage, 0, 1, math.ceil(len(own) / batch_size(place)))
         parts = []
-        found = passes(strategy, own or data.subset([0]), place, need_scores=False)
-        with Flops() as counted:
-            first, _ = next(found)
+        counted = Flops()
+        found = passes(strategy, own or data.subset([0]), place, need_scores=False, count=counted)
+        first, _ = next(found)
         place.compute.training_flops += counted.total / len(first) * len(data)
         for features in (first, *(features for features, _ in found)):
             parts.append(features[: len(own)])
