@@ -34,13 +34,21 @@ def under_torchrun() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
-def launch(device: torch.device, devices: int, num_nodes: int) -> torch.device:
-    """Start the other processes, or join those that were started; the device of this one.
+@contextlib.contextmanager
+def launch(device: torch.device, devices: int, num_nodes: int) -> Iterator[torch.device]:
+    """Start the other processes, or join those that were started; in here they work together.
+
+    At the end they wait for one another and part in good order: the threads of a process group that live on when the
+    interpreter ends can abort the process. After an error other than a user's nobody waits, since a sum may be
+    under way; the process is then to end, which the others are told by the closed connection.
 
     Args:
         device: of the run.
         devices: processes on this machine.
         num_nodes: machines.
+
+    Yields:
+        The device of this process.
 
     Raises:
         UserError: there are not so many devices, or ``torchrun`` was told another number.
@@ -58,7 +66,8 @@ def launch(device: torch.device, devices: int, num_nodes: int) -> torch.device:
     elif num_nodes > 1:
         raise UserError(f"num_nodes: {num_nodes} machines need torchrun to start the command on each of them")
     if devices * num_nodes == 1:
-        return device
+        yield device
+        return
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise UserError(f"devices: {devices}, and this machine has {torch.cuda.device_count()} GPUs")
     if device.type not in ("cpu", "cuda"):
@@ -75,7 +84,20 @@ def launch(device: torch.device, devices: int, num_nodes: int) -> torch.device:
     strategy = DDPStrategy(find_unused_parameters=True, timeout=WAIT)
     _fabric = Fabric(accelerator=device.type, devices=devices, num_nodes=num_nodes, strategy=strategy)
     _fabric.launch()
-    return _fabric.device
+    try:
+        yield _fabric.device
+        wait()
+    except UserError:
+        _part()
+        raise
+    _part()
+
+
+def _part() -> None:
+    """End the process group, and its threads with it."""
+    global _fabric
+    _fabric = None
+    dist.destroy_process_group()
 
 
 def world_size() -> int:
@@ -203,7 +225,7 @@ def learner(strategy: Strategy, compile: str | None = None) -> Iterator[Learner]
         yield Learner(strategy, compile)
         return
     if _fabric is None:
-        raise RuntimeError("several processes learn together after distributed.launch, which was not called")
+        raise RuntimeError("several processes learn together in distributed.launch, which was not called")
     together = _Together(strategy)
     try:
         yield together

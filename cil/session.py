@@ -71,8 +71,10 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         console.print(report.terminal(before))
         console.print(f"{folder.path} is complete; nothing to do", highlight=False, soft_wrap=True)
         return 0
-    with folder.open(text, overwrite=config.overwrite) if first else contextlib.nullcontext():
-        experiment.device = distributed.launch(experiment.device, config.devices, config.num_nodes)
+    with (
+        folder.open(text, overwrite=config.overwrite) if first else contextlib.nullcontext(),
+        distributed.launch(experiment.device, config.devices, config.num_nodes) as experiment.device,
+    ):
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         console.print(

@@ -26,11 +26,17 @@ def torchrun(*words: str, processes: int = WORLD) -> subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """What each process carries at the end, by strategy."""
+def folder(tmp_path_factory):
+    """What two processes leave of themselves and of each strategy."""
     folder = tmp_path_factory.mktemp("together")
     done = torchrun("tests/together.py", str(folder))
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(folder):
+    """What each process carries at the end, by strategy."""
     return {name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(WORLD)] for name in NAMES}
 
 
@@ -43,6 +49,15 @@ def test_two_processes_learn_what_one_does(name, together):
             # scikit-learn's support vector machine stops at a tolerance of its own.
             close = 1e-3 if name == "fetril" and key.startswith("linear") else 1e-9
             torch.testing.assert_close(state[key], value, rtol=close, atol=close)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc, which is Linux's")
+def test_no_thread_of_the_process_group_outlives_the_work(folder):
+    # Those that do can abort the process when the interpreter ends.
+    for rank in range(WORLD):
+        threads = json.loads((folder / f"threads-{rank}.json").read_text())
+        assert threads["during"]
+        assert threads["after"] == []
 
 
 def test_accuracy_in_float32_with_batch_normalisation_is_that_of_one_process(tmp_path):
@@ -88,10 +103,10 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     [(0, 1, "devices: 0"), (2, 2, "num_nodes: 2 machines need torchrun"), (1, 0, "num_nodes: 0")],
 )
 def test_numbers_of_processes_that_cannot_be_meant_are_refused(devices, num_nodes, said):
-    with pytest.raises(UserError, match=said):
-        distributed.launch(torch.device("cpu"), devices, num_nodes)
+    with pytest.raises(UserError, match=said), distributed.launch(torch.device("cpu"), devices, num_nodes):
+        pass
 
 
 def test_processes_need_a_device_that_can_be_shared():
-    with pytest.raises(UserError, match="on cpu or cuda, not on meta"):
-        distributed.launch(torch.device("meta"), 2, 1)
+    with pytest.raises(UserError, match="on cpu or cuda, not on meta"), distributed.launch(torch.device("meta"), 2, 1):
+        pass

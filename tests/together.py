@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -45,9 +46,18 @@ def carried(name: str) -> dict[str, Tensor]:
     return {**strategy.state_dict(), **{f"exemplars {key}": value for key, value in exemplars.state().items()}}
 
 
+def threads() -> list[str]:
+    """Threads of this process that belong to the process group, by the name that the system shows."""
+    names = (task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm"))
+    return [name for name in names if "gloo" in name]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    distributed.launch(torch.device("cpu"), int(os.environ["LOCAL_WORLD_SIZE"]), 1)
-    for name in NAMES:
-        state = {key: value.contiguous() for key, value in carried(name).items()}
-        save_file(state, Path(sys.argv[1]) / f"{name}-{distributed.rank()}.safetensors")
+    with distributed.launch(torch.device("cpu"), int(os.environ["LOCAL_WORLD_SIZE"]), 1):
+        rank = distributed.rank()
+        for name in NAMES:
+            state = {key: value.contiguous() for key, value in carried(name).items()}
+            save_file(state, Path(sys.argv[1]) / f"{name}-{rank}.safetensors")
+        during = threads()
+    (Path(sys.argv[1]) / f"threads-{rank}.json").write_text(json.dumps({"during": during, "after": threads()}))
