@@ -77,6 +77,12 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16-mixed" if device.type == "cpu" and _fast_bfloat16() else "32"
 
 
+def is_emulated(precision: str, device: torch.device) -> bool:
+    """Whether a processor that does not multiply bfloat16 is asked for it, as far as Linux tells; it may be slow."""
+    on_processor = device.type == "cpu" and platform.system() == "Linux"
+    return precision == "bf16-mixed" and on_processor and not _fast_bfloat16()
+
+
 def _fast_bfloat16() -> bool:
     if platform.system() != "Linux":
         return False

@@ -23,6 +23,7 @@ from cil.errors import UserError
 from cil.evaluation import report
 from cil.experiment import Experiment, plan
 from cil.folder import RunFolder
+from cil.machine import is_emulated
 from cil.memory import tables
 from cil.memory.exemplars import Exemplars
 from cil.memory.ledger import STATE, STORED
@@ -86,7 +87,9 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
 def told(experiment: Experiment) -> str:
     """Where and how a run computes, for people."""
     world = distributed.world_size()
-    return f"device {experiment.device}, precision {experiment.precision}" + f", {world} processes" * (world > 1)
+    slow = " (this processor does not multiply bfloat16; 32 may be many times faster)"
+    precision = experiment.precision + slow * is_emulated(experiment.precision, experiment.device)
+    return f"device {experiment.device}, precision {precision}" + f", {world} processes" * (world > 1)
 
 
 def kept(parser: cfg.Parser, config: Namespace) -> str:

@@ -144,6 +144,10 @@ def test_a_processor_gets_bfloat16_where_it_multiplies_it(monkeypatch, system, f
     monkeypatch.setattr(machine.platform, "system", lambda: system)
     monkeypatch.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{flags}\n")
     assert machine.pick_precision("auto", CPU) == chosen
+    emulated = system == "Linux" and chosen == "32"  # of other systems nothing is known
+    assert machine.is_emulated("bf16-mixed", CPU) == emulated
+    assert not machine.is_emulated(chosen, CPU)
+    assert not machine.is_emulated("bf16-mixed", torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("capability", "chosen"), [((9, 0), "bf16-mixed"), ((7, 5), "16-mixed"), ((6, 1), "32")])
