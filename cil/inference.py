@@ -59,7 +59,7 @@ def passes(
         else:
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
-            lean = lean or _lean(strategy, x, place.task, need_scores and not _splits(strategy))
+            lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
         with place.autocast(), lean() if lean else nothing, count or nothing:
             if not kept:
                 features = strategy.features(x)
@@ -68,28 +68,27 @@ def passes(
         yield features.to(place.dtype), scores.to(place.dtype)
 
 
-# Whether a strategy stayed the same, by task, number of folded convolutions, and whether its forward was looked at.
+# Whether a strategy stayed the same, by the batches its norms had learned from, the number of folded convolutions, and
+# whether its forward was looked at.
 _same: weakref.WeakKeyDictionary[Strategy, dict[tuple[int, int, bool], bool]] = weakref.WeakKeyDictionary()
 
 
-def _lean(
-    strategy: Strategy, x: Tensor, task: int, whole: bool
-) -> Callable[[], contextlib.AbstractContextManager[None]]:
+def _lean(strategy: Strategy, x: Tensor, whole: bool) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """In what it gives, a strategy computes with batch normalisation folded into its convolutions.
 
-    Whether it stays what it is, is looked at once in each task, since fresh norms do nothing that would be missed, on
-    the first of some images: a method that takes a network apart may use a convolution without what follows it.
+    Whether it stays what it is, is looked at on the first of some images: a method that takes a network apart may use a
+    convolution without what follows it. It is looked at again when norms have learned, since fresh ones do nothing that
+    would be missed.
 
     Args:
         strategy: in eval mode.
         x: images (B, C, H, W).
-        task: its index.
         whole: look at its ``forward``, too.
     """
     folded = Folded(strategy)
     if not folded.pairs:
         return contextlib.nullcontext
-    seen, key = _same.setdefault(strategy, {}), (task, len(folded.pairs), whole)
+    seen, key = _same.setdefault(strategy, {}), (folded.learned(), len(folded.pairs), whole)
     if key not in seen:
 
         def looks() -> Tensor:

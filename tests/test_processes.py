@@ -60,6 +60,31 @@ def test_no_thread_of_the_process_group_outlives_the_work(folder):
         assert threads["after"] == []
 
 
+MISTAKE = """
+import torch
+from cil import distributed
+from cil.errors import UserError
+from tests.together import threads
+try:
+    with distributed.launch(torch.device("cpu"), 2, 1):
+        if distributed.rank() == 0:
+            raise UserError("a mistake that the first process alone meets")
+        distributed.wait()
+except UserError as error:
+    print(f"{error}, left: {threads()}")
+except RuntimeError:
+    print("the other one was told")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc, which is Linux's")
+def test_a_mistake_in_one_process_ends_the_others(tmp_path):
+    (tmp_path / "program.py").write_text(MISTAKE)
+    done = torchrun(str(tmp_path / "program.py"))
+    assert "the first process alone meets, left: []" in done.stdout, done.stderr
+    assert "the other one was told" in done.stdout
+
+
 def test_accuracy_in_float32_with_batch_normalisation_is_that_of_one_process(tmp_path):
     words = ["tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "replay", "--precision", "32"]
     words += ["--threads", "1", "--checkpoint_every", "0"]

@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Iterator
 from typing import NamedTuple, cast
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cil.nets.pretrained import Pretrained
@@ -43,6 +44,11 @@ class Folded:
             fuse_conv_bn_eval(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm)) for conv, norm in self._own
         ]
         self._nothing = nn.Identity()
+
+    def learned(self) -> int:
+        """Batches that the norms have learned from, added up: as long as it is the same, so are their statistics."""
+        counts = [cast(nn.BatchNorm2d, norm).num_batches_tracked for _, norm in self._own]
+        return int(torch.stack(cast(list[Tensor], counts)).sum()) if counts else 0
 
     @contextlib.contextmanager
     def standing_in(self) -> Iterator[None]:
