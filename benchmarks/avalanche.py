@@ -33,9 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # in place of this folder, in which this file would be taken for the library
 
 from benchmarks.shared.runs import Timed, experiment, machine, timed
+from cil.data.seeds import seeded
 from cil.errors import UserError
-from cil.experiment import Experiment
-from cil.seeds import seeded
+from cil.experiment.experiment import Experiment
 
 METHODS = {
     "replay": ["--memory.selection", "random", "--evaluators", "[linear]"],

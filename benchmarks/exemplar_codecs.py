@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 import numpy as np
 from PIL import features
 
-from cil import config
+from cil.command import config
 from cil.errors import UserError
-from cil.evaluation.report import commit
 from cil.memory.codecs import CODECS, Codec, make_codec
+from cil.report.report import commit
 from scenarios.datasets import load
 
 HEADER = ("codec", "bytes an image", "bytes stored once", "lossless", "mean absolute error", "encoded/s", "decoded/s")

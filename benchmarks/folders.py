@@ -23,9 +23,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cil.data import ImageSet, gathered
+from cil.data.images import ImageSet, gathered
 from cil.errors import UserError
-from cil.trainer import split_batches
+from cil.learning.trainer import split_batches
 from scenarios.datasets import load
 
 SIZE, BATCH = (375, 500), 128  # (H, W) of a file; images read at a time

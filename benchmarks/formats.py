@@ -16,10 +16,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cil.data import ImageSet
+from cil.data.images import ImageSet
+from cil.deploy.finished import reopen
 from cil.errors import UserError
 from cil.evaluation.accuracy import evaluate
-from cil.finished import reopen
 from cil.memory.exemplars import Exemplars
 from scenarios.datasets import load
 

@@ -1,4 +1,4 @@
-"""Features a second of a frozen EfficientNet-Lite0 with and without ``cil.machine.keep_freed_memory``.
+"""Features a second of a frozen EfficientNet-Lite0 with and without ``cil.machine.device.keep_freed_memory``.
 
     python benchmarks/freed_memory.py --images 384 --rounds 5
 
@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 MEASURE = """
 import json, resource, sys, torch
-from cil.machine import keep_freed_memory
+from cil.machine.device import keep_freed_memory
 from cil.nets.network import Model
 if sys.argv[1] == "kept":
     keep_freed_memory()

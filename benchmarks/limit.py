@@ -29,15 +29,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.shared.runs import experiment, machine
-from cil.data import ImageSet
+from cil.data.images import ImageSet
 from cil.errors import UserError
-from cil.experiment import Experiment
+from cil.experiment.experiment import Experiment
+from cil.experiment.run import run
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import Place, Trainer
 from cil.memory.exemplars import Exemplars
 from cil.nets.folding import Folded
 from cil.ops.freezing import train_mode
-from cil.run import run
-from cil.strategy import Strategy
-from cil.trainer import Place, Trainer
 
 BATCHES = (32, 64, 128, 256, 512)  # of forward passes
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.shared.runs import machine
-from cil.machine import autocast, keep_freed_memory
+from cil.machine.device import autocast, keep_freed_memory
 from cil.nets import resnet
 from cil.nets.folding import Folded
 

@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.shared.runs import Timed, experiment, machine, timed
+from cil.data.seeds import seeded
 from cil.errors import UserError
-from cil.experiment import Experiment
-from cil.seeds import seeded
+from cil.experiment.experiment import Experiment
 
 
 class Images(Dataset[Any]):

@@ -26,9 +26,9 @@ UNTIL_STEP = """
 import os, runpy, sys
 sys.path.insert(0, "tools")
 sys.argv = sys.argv[1:]
-import cil.trainer
-step = cil.trainer.Trainer.train_step
-cil.trainer.Trainer.train_step = lambda *words: [step(*words), os._exit(0)]
+import cil.learning.trainer
+step = cil.learning.trainer.Trainer.train_step
+cil.learning.trainer.Trainer.train_step = lambda *words: [step(*words), os._exit(0)]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -22,13 +22,15 @@ from docstring_parser import parse
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))  # a checkout works without being installed
 
-from cil import checks, config
-from cil.augmentation import PRESETS, Augmentation
+from cil.command import config
+from cil.command.names import class_path, strategies
+from cil.data.augmentation import PRESETS, Augmentation
+from cil.data.scenario import ScenarioBuilder
+from cil.learning.trainer import RULES, Trainer
 from cil.memory.exemplars import Memory
 from cil.nets.heads import CosineHead, LinearHead
 from cil.nets.network import BACKBONES, Model
-from cil.scenario import ScenarioBuilder
-from cil.trainer import RULES, Trainer
+from cil.testing import checks
 
 FILES = ("configuration.md", "strategies.md")
 
@@ -96,7 +98,7 @@ def scenario_builders() -> list[type]:
 
 def classes(prefix: str, found: Iterable[type]) -> str:
     """A heading, a sentence and the options of each class."""
-    parts = [f"#### `{config.class_path(owner)}`\n\n{sentence(owner)}\n\n{options(owner, prefix)}" for owner in found]
+    parts = [f"#### `{class_path(owner)}`\n\n{sentence(owner)}\n\n{options(owner, prefix)}" for owner in found]
     return "\n\n".join(parts)
 
 
@@ -131,7 +133,7 @@ def promises() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "run": lambda: options(config.settings),
     "scenario": lambda: classes("scenario.", scenario_builders()),
-    "strategies": lambda: classes("strategy.", [found for _, found in sorted(config.strategies().items())]),
+    "strategies": lambda: classes("strategy.", [found for _, found in sorted(strategies().items())]),
     "model": lambda: options(Model, "model."),
     "backbones": backbones,
     "heads": lambda: "\n\n".join(

@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
+from cil.data.scenario import Scenario, disjoint
 from cil.errors import UserError
-from cil.scenario import Scenario, disjoint
 
 
 @contextmanager

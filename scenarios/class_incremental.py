@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cil.data import Dataset
+from cil.data.images import Dataset
+from cil.data.scenario import Scenario, ScenarioBuilder, disjoint
 from cil.errors import UserError, unknown
-from cil.scenario import Scenario, ScenarioBuilder, disjoint
 
 
 class ClassIncremental(ScenarioBuilder):

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
 from cil.errors import UserError, unknown
-from cil.progress import Progress
+from cil.experiment.progress import Progress
 
 SPLITS = ("train", "test")
 

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from cil.data import Dataset
+from cil.data.images import Dataset
+from cil.data.scenario import Scenario, ScenarioBuilder, check_whole, recurring
 from cil.errors import UserError, unknown
-from cil.scenario import Scenario, ScenarioBuilder, check_whole, recurring
 from scenarios.class_incremental import class_order
 
 PICKS = ("random", "first")

@@ -31,10 +31,10 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
 
-from cil.checkpoint import write_atomic
-from cil.data import Dataset, ImageSet, slices
+from cil.data.images import Dataset, ImageSet, slices
 from cil.errors import UserError
-from cil.progress import Progress
+from cil.experiment.checkpoint import write_atomic
+from cil.experiment.progress import Progress
 from cil.units import mib
 from scenarios.datasets import SPLITS, resize
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cil.data import Dataset
+from cil.data.images import Dataset
+from cil.data.scenario import Scenario, ScenarioBuilder, check_whole, recurring
 from cil.errors import UserError
-from cil.scenario import Scenario, ScenarioBuilder, check_whole, recurring
 
 
 class Generalised(ScenarioBuilder):

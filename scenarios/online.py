@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cil.data import Dataset
-from cil.scenario import Scenario, ScenarioBuilder, check_whole, stream
+from cil.data.images import Dataset
+from cil.data.scenario import Scenario, ScenarioBuilder, check_whole, stream
 from scenarios.class_incremental import ClassIncremental
 
 

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from cil.data import Dataset
+from cil.data.images import Dataset
+from cil.data.scenario import Scenario, ScenarioBuilder, check_whole, stream
 from cil.errors import unknown
-from cil.scenario import Scenario, ScenarioBuilder, check_whole, stream
 
 MODES = ("stochastic", "fixed")
 

@@ -1,1 +1,1 @@
-"""One file, one method. Import a strategy from its own file: ``from strategies.wa import WA``."""
+"""One file, one method. Import a strategy from its own file: ``from strategies.rehearsal.wa import WA``."""

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from cil import cache
-from cil.experiment import Experiment
-from cil.lab import toy_scenario
+from cil.experiment.experiment import Experiment
+from cil.experiment.progress import Progress
+from cil.features import cache
+from cil.features.store import Store
+from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model
-from cil.progress import Progress
-from cil.store import Store
-from cil.trainer import Trainer
-from strategies.replay import Replay
+from cil.testing.lab import toy_scenario
+from strategies.baselines.replay import Replay
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = {"mean": 0.5, "std": 0.5}

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cil.data import ImageSet
-from cil.lab import Lab, TinyNet
+from cil.data.images import ImageSet
+from cil.data.scenario import Task
+from cil.experiment.run import run
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import Trainer
 from cil.nets.heads import LinearHead
 from cil.nets.network import Model, Network
-from cil.run import run
-from cil.scenario import Task
-from cil.strategy import Strategy
-from cil.trainer import Trainer
-from strategies.der import DER
+from cil.testing.lab import Lab, TinyNet
+from strategies.growing.der import DER
 
 WIDTH = TinyNet.num_features
 NAMES = tuple(TinyNet().state_dict())

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cil.data import Dataset
-from cil.inference import features_of
-from cil.lab import Lab, toy_dataset, toy_scenario
+from cil.data.images import Dataset
+from cil.data.scenario import Scenario, Task, disjoint
+from cil.learning.inference import features_of
+from cil.learning.strategy import Strategy
 from cil.memory.ledger import Bytes, measure
-from cil.scenario import Scenario, Task, disjoint
-from cil.strategy import Strategy
+from cil.testing.lab import Lab, toy_dataset, toy_scenario
 
 # Classes of each task where they return; none is new in the last.
 PRESENT = ((0, 1), (0, 2, 3), (1, 2, 4, 5), (0, 3, 5))

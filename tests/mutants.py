@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cil.data import FeatureSet, ImageSet
-from cil.frozen import Frozen
+from cil.data.images import FeatureSet, ImageSet
+from cil.data.scenario import Task
+from cil.learning.frozen import Frozen
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import Trainer
 from cil.ops.distillation import distillation
 from cil.ops.freezing import freeze, frozen_copy
 from cil.ops.means import ClassMeans
-from cil.scenario import Task
-from cil.strategy import Strategy
-from cil.trainer import Trainer
 
 
 class HeadThatDoesNotGrow(Strategy):

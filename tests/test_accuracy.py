@@ -8,12 +8,12 @@ import torch
 
 from cil.evaluation import accuracy
 from cil.evaluation.accuracy import class_means, evaluate
-from cil.inference import features_of
-from cil.lab import Lab
+from cil.experiment.run import learn, run, select
+from cil.learning.inference import features_of
 from cil.memory.exemplars import Exemplars, Memory
-from cil.run import learn, run, select
-from strategies.icarl import ICaRL
-from strategies.replay import Replay
+from cil.testing.lab import Lab
+from strategies.baselines.replay import Replay
+from strategies.rehearsal.icarl import ICaRL
 
 
 class Doubled(Replay):

@@ -10,19 +10,19 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as Joint
 
-import cil.frozen
+import cil.learning.frozen
 from cil.errors import UserError
-from cil.lab import Lab, equal_states
 from cil.memory.ledger import STATE
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.buffers import GaussianKernel, RandomFeatures
 from cil.ops.ridge import decompose
-from strategies.acil import ACIL
-from strategies.dsal import DSAL
-from strategies.gacil import GACIL
-from strategies.gkeal import GKEAL
-from strategies.ranpac import RanPAC, best_penalties
+from cil.testing.lab import Lab, equal_states
+from strategies.analytic.acil import ACIL
+from strategies.analytic.dsal import DSAL
+from strategies.analytic.gacil import GACIL
+from strategies.analytic.gkeal import GKEAL
+from strategies.analytic.ranpac import RanPAC, best_penalties
 from tests.courses import called, structure
 from tests.lessons import backbone_of, in_order, one_hot, returning, so_far, taught, teach, with_few_images
 
@@ -69,7 +69,7 @@ def test_the_backbone_learns_in_the_first_task_and_keeps_every_bit_from_then_on(
 
 @pytest.mark.parametrize("kind", KINDS, ids=called)
 def test_a_frozen_backbone_learns_nothing_and_no_gradient_step_is_taken(kind, monkeypatch):
-    monkeypatch.setattr("cil.trainer.Trainer.descend", None)
+    monkeypatch.setattr("cil.learning.trainer.Trainer.descend", None)
     lessons = teach(kind)
     fresh = Lab(kind).experiment().fresh().state_dict()
     for lesson in lessons:
@@ -80,7 +80,7 @@ def test_a_frozen_backbone_learns_nothing_and_no_gradient_step_is_taken(kind, mo
 @pytest.mark.parametrize("kind", KINDS, ids=called)
 def test_any_number_of_samples_may_be_expanded_at_once(kind, monkeypatch):
     whole = taught(kind, **EXACT)
-    monkeypatch.setattr(cil.frozen, "CHUNK", 7)
+    monkeypatch.setattr(cil.learning.frozen, "CHUNK", 7)
     for one, other in zip(whole, teach(kind, **EXACT), strict=True):
         np.testing.assert_allclose(weight(other), weight(one), **CLOSE)
 
@@ -432,7 +432,7 @@ def test_ranpac_chooses_on_a_share_of_the_task_that_it_does_not_fit(monkeypatch)
         seen.append((x, y, x_held, y_held))
         return best_penalties(x, y, x_held, y_held, penalties)
 
-    monkeypatch.setattr("strategies.ranpac.best_penalties", spy)
+    monkeypatch.setattr("strategies.analytic.ranpac.best_penalties", spy)
     lessons = teach(RanPAC, held_out=0.25, **EXACT)
     for (x, y, x_held, y_held), lesson in zip(seen, lessons, strict=True):
         assert len(x_held) == round(len(lesson.x) / 4)
@@ -485,14 +485,14 @@ def test_ranpac_takes_the_best_penalty_with_which_all_samples_can_be_solved(monk
     # regression in a hundred columns cannot.
     strategy = ranpac(width=100)
     ranked = [1e-17, 1e-16, 0.5, 2.0]
-    monkeypatch.setattr("strategies.ranpac.best_penalties", lambda *_: ranked)
+    monkeypatch.setattr("strategies.analytic.ranpac.best_penalties", lambda *_: ranked)
     features, labels = torch.randn(20, 3), torch.arange(20) % 2
     task = structure(range(2), 0)
     strategy.observe(task, features, labels, trainer=None)
     h = strategy.expand(features).numpy()
     assert float(strategy.ridge.gamma) == 0.5
     np.testing.assert_allclose(strategy.ridge.weight.numpy(), joint(h, one_hot(labels.numpy(), 2), 0.5), **CLOSE)
-    monkeypatch.setattr("strategies.ranpac.best_penalties", lambda *_: ranked[:2])
+    monkeypatch.setattr("strategies.analytic.ranpac.best_penalties", lambda *_: ranked[:2])
     with pytest.raises(UserError, match="gamma: 1e-16 is too small"):
         strategy.observe(task, features, labels, trainer=None)
 

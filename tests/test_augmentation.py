@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cil.augmentation import CIFAR, IMAGENET, Augmentation, resized_crop, shifted
+from cil.data.augmentation import CIFAR, IMAGENET, Augmentation, resized_crop, shifted
 from cil.errors import UserError
 
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from avalanche.training import Naive
     from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
 from cil.errors import UserError
 from scenarios.avalanche import as_uint8, from_avalanche, isolated, to_avalanche
 from scenarios.class_incremental import ClassIncremental

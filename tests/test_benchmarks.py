@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from benchmarks import exemplar_codecs, formats
-from cil import config
+from cil.command import config
+from cil.deploy.finished import reopen
 from cil.errors import UserError
-from cil.finished import reopen
 from scenarios.datasets import load
 from tools import train
 

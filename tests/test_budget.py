@@ -14,24 +14,25 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cil import config
-from cil.checkpoint import Checkpoints, Moment
+from cil.command import config
+from cil.command.names import find_class
+from cil.data.seeds import Seeds
 from cil.errors import UserError
-from cil.evaluation import report
-from cil.experiment import Experiment, plan
-from cil.lab import COUNTS, Lab, toy_scenario
+from cil.experiment.checkpoint import Checkpoints, Moment
+from cil.experiment.experiment import Experiment, plan
+from cil.experiment.run import run
+from cil.learning.trainer import Trainer
 from cil.memory import tables
 from cil.memory.budget import Reference, growth
 from cil.memory.exemplars import Memory
 from cil.memory.ledger import counted
 from cil.nets.network import Model
-from cil.run import run
-from cil.seeds import Seeds
-from cil.trainer import Trainer
+from cil.report import report
+from cil.testing.lab import COUNTS, Lab, toy_scenario
 from cil.units import mib, parse_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
-FIND = functools.partial(config.find_class, "strategy")
+FIND = functools.partial(find_class, "strategy")
 FEW = Trainer(epochs=1, batch_size=16, lr=0.05)
 IMAGE = 64  # bytes of a toy image
 

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from cil import cache, config
-from cil.augmentation import Augmentation
-from cil.cache import digests, on_grid
-from cil.evaluation import report
-from cil.inference import features_of
-from cil.lab import hoard
+from cil.command import config
+from cil.data.augmentation import Augmentation
+from cil.experiment.run import run
+from cil.features import cache
+from cil.features.cache import digests, on_grid
+from cil.features.store import Store
+from cil.learning.inference import features_of
 from cil.memory.ledger import inference_bytes
 from cil.nets.network import Model
 from cil.ops.freezing import frozen_copy
-from cil.run import run
-from cil.store import Store
+from cil.report import report
+from cil.testing.lab import hoard
 from tests.cached import BIG, PLAIN, ROOT, RUN, TOY, Told, experiment, images, prepared
 from tools import train
 

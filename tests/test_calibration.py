@@ -9,10 +9,11 @@ import json
 import numpy as np
 import pytest
 
-from cil import config
+from cil.command import config
+from cil.deploy.finished import reopen
 from cil.errors import UserError
-from cil.evaluation import calibration, few_shot
-from cil.finished import reopen
+from cil.evaluation import few_shot
+from cil.report import calibration
 from scenarios.datasets import load
 from tools import calibration as tool
 from tools import train

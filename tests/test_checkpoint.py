@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from cil import checkpoint as ckpt
-from cil.checkpoint import Checkpoints, DamagedError, Moment, write_atomic
+from cil.experiment import checkpoint as ckpt
+from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment, write_atomic
 
 RECORD = {"task": 3, "accuracy": [0.1, 1 / 3], "name": "größe", "nested": {"b": None, "a": [True, {}]}}
 

@@ -7,9 +7,9 @@ import inspect
 
 import pytest
 
-from cil import checks
-from cil.config import strategies
-from cil.lab import Lab
+from cil.command.names import strategies
+from cil.testing import checks
+from cil.testing.lab import Lab
 from tests import mutants
 
 # init_args of variants that deserve the whole suite, too.
@@ -107,10 +107,10 @@ def test_a_number_beside_the_constructor_is_found(monkeypatch):
 
 
 ENGINE_MUTANTS = {
-    "bytes_are_as_planned": ("cil.lab.measure_run", lambda strategy, exemplars: {"strict": 1}),
-    "survives_classes_with_few_images": ("cil.run.Exemplars.update", lambda *_: None),
-    "exemplar_free_means_none": ("cil.experiment.Experiment.check", lambda self: None),
-    "learns_streams_as_tagged": ("cil.experiment.Experiment.check", lambda self: None),
+    "bytes_are_as_planned": ("cil.testing.lab.measure_run", lambda strategy, exemplars: {"strict": 1}),
+    "survives_classes_with_few_images": ("cil.experiment.run.Exemplars.update", lambda *_: None),
+    "exemplar_free_means_none": ("cil.experiment.experiment.Experiment.check", lambda self: None),
+    "learns_streams_as_tagged": ("cil.experiment.experiment.Experiment.check", lambda self: None),
 }
 ON = {"exemplar_free_means_none": "finetune", "learns_streams_as_tagged": "wa"}
 

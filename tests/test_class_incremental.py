@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
 from cil.errors import UserError
 from scenarios.class_incremental import ClassIncremental, class_order, task_sizes
 

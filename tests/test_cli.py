@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
-from cil import config
-from cil.evaluation import report
+from cil.command import config
+from cil.command.names import strategies
+from cil.report import report
 from tools import train
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ["--config", str(ROOT / "configs/protocols/digits.yaml")]
 WA = [*DIGITS, "--config", str(ROOT / "configs/strategies/wa.yaml")]
-NAMES = ", ".join(sorted(config.strategies()))
+NAMES = ", ".join(sorted(strategies()))
 QUICK = ["--trainer.epochs", "1", "--checkpoint_every", "0"]
 
 
@@ -60,16 +61,16 @@ MISTAKES = {
     ),
     "no strategy": (DIGITS, ["strategy: none is named", f"Legal: {NAMES}, or"]),
     "class path that is not there": (
-        [*DIGITS, "--strategy", "strategies.wa.WB"],
-        ["module strategies.wa: no 'WB'", "Legal: WA"],
+        [*DIGITS, "--strategy", "strategies.rehearsal.wa.WB"],
+        ["module strategies.rehearsal.wa: no 'WB'", "Legal: WA"],
     ),
     "module that is not there": (
         [*DIGITS, "--strategy", "nowhere.mine.Mine"],
         ["strategy: 'nowhere.mine.Mine' cannot be imported", "nowhere"],
     ),
     "class that is no strategy": (
-        [*DIGITS, "--strategy", "cil.trainer.Trainer"],
-        ["'cil.trainer.Trainer' is not a subclass of cil.strategy.Strategy"],
+        [*DIGITS, "--strategy", "cil.learning.trainer.Trainer"],
+        ["'cil.learning.trainer.Trainer' is not a subclass of cil.learning.strategy.Strategy"],
     ),
     "missing data": ([*WA, "--data", "npz:nowhere.npz"], ["nowhere.npz"]),
     "unknown data": ([*WA, "--data", "digit"], ["did you mean 'digits'?", "cifar100"]),
@@ -235,7 +236,7 @@ def test_files_merge_from_left_to_right_and_flags_win(capsys, tmp_path):
     assert status == 0
     shown = yaml.safe_load(out)
     assert shown["strategy"] == {
-        "class_path": "strategies.wa.WA",
+        "class_path": "strategies.rehearsal.wa.WA",
         "init_args": {
             **{"temperature": 4.0, "clip_weights": False, "head_bias": True},
             **{"scale_bias": False, "only_shrink": False},
@@ -251,7 +252,7 @@ def test_the_help_explains_every_option(capsys):
     text = " ".join(out.split())
     for words in ("--trainer.epochs", "passes over a task's data", "--memory.exemplars", "shared equally", "--dry_run"):
         assert words in text
-    status, out, _ = call(["--strategy.help", "strategies.wa.WA"], capsys)
+    status, out, _ = call(["--strategy.help", "strategies.rehearsal.wa.WA"], capsys)
     assert (status, "T of the distillation" in out) == (0, True)
 
 

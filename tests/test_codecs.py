@@ -16,14 +16,14 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cil.checkpoint import Checkpoints, Moment
-from cil.data import ImageSet
+from cil.data.images import ImageSet
 from cil.errors import UserError
+from cil.experiment.checkpoint import Checkpoints, Moment
+from cil.learning.strategy import Strategy
 from cil.memory.codecs import CODECS, make_codec
 from cil.memory.exemplars import Exemplars, Memory, Queue, fair_quota, herding
 from cil.memory.ledger import measure_run
 from cil.nets.network import Model
-from cil.strategy import Strategy
 from tests.test_exemplars import coordinates, no_features, random_task, seeded, task_of
 
 LOSSLESS = ("raw", "png", "webp")

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from cil import config
+from cil.command import config
 from cil.compare import fairness, report_folder
 from cil.compare.comparison import compare
 from cil.compare.figures import styles

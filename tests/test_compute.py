@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from cil import config, machine, session
-from cil.compute import PHASES, Compute, Flops, peak_memory
-from cil.data import OnDevice, near
+from cil.command import config, session
+from cil.data.images import OnDevice, near
 from cil.errors import UserError
-from cil.lab import Lab, equal_states, toy_dataset
-from cil.run import run
+from cil.experiment.run import run
+from cil.machine import device as machine
+from cil.machine.compute import PHASES, Compute, Flops, peak_memory
+from cil.testing.lab import Lab, equal_states, toy_dataset
 from scenarios.datasets import load
-from strategies.acil import ACIL
-from strategies.finetune import Finetune
-from strategies.wa import WA
+from strategies.analytic.acil import ACIL
+from strategies.baselines.finetune import Finetune
+from strategies.rehearsal.wa import WA
 
 CPU = torch.device("cpu")
 
@@ -228,7 +229,7 @@ def test_images_on_the_device_are_those_that_were_put_there(monkeypatch):
 def test_a_gpu_holds_images_that_leave_three_quarters_of_it(monkeypatch, free, fits):
     data = toy_dataset().train.subset([5, 3, 100, 7])  # 64 bytes each
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
-    monkeypatch.setattr("cil.data.OnDevice", lambda images, device: (images, device))
+    monkeypatch.setattr("cil.data.images.OnDevice", lambda images, device: (images, device))
     device = torch.device("cuda:0")
     assert near(data, device) == ((data, device) if fits else data)
 
@@ -236,7 +237,7 @@ def test_a_gpu_holds_images_that_leave_three_quarters_of_it(monkeypatch, free, f
 def test_a_run_learns_the_same_from_images_on_the_device(monkeypatch):
     wanted = run(Lab(WA).experiment())[1].state_dict()
     put = []
-    monkeypatch.setattr("cil.trainer.near", lambda data, device: put.append(1) or OnDevice(data, device))
+    monkeypatch.setattr("cil.learning.trainer.near", lambda data, device: put.append(1) or OnDevice(data, device))
     found = run(Lab(WA).experiment())[1].state_dict()
     assert len(put) == 3
     assert not equal_states(wanted, found)
@@ -244,7 +245,7 @@ def test_a_run_learns_the_same_from_images_on_the_device(monkeypatch):
 
 FAULTS = """
 import resource, sys, torch
-from cil.machine import keep_freed_memory
+from cil.machine.device import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 for step in range(30):

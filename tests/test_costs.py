@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from cil.compare.page import page
-from cil.compute import PHASES
 from cil.errors import UserError
-from cil.evaluation import costs
-from cil.folder import RunFolder
+from cil.machine.compute import PHASES
+from cil.report import costs
+from cil.report.folder import RunFolder
 from tests.result_files import result
 from tests.test_comparison import compared, seeds
 from tools import profile

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
 from cil.errors import UserError
 from scenarios import datasets
 from scenarios.datasets import check, load, resize

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from cil.lab import TinyNet, toy_scenario
 from cil.memory.exemplars import Memory
-from strategies.der import DER
+from cil.testing.lab import TinyNet, toy_scenario
+from strategies.growing.der import DER
 from tests.courses import (
     HEAD,
     RETRAINING,

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cil import distributed
-from cil.config import find_class
-from cil.lab import Lab
-from cil.run import run
+from cil.command.names import find_class
+from cil.experiment.run import run
+from cil.machine import distributed
+from cil.testing.lab import Lab
 
 OPTIONS = {
     "acil": {"width": 40, "gamma": 1.0, "products": "float64"},

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cil import config
-from cil.checkpoint import Checkpoints, Moment, under
+from cil.command import config
 from cil.compare.comparison import compare
+from cil.experiment.checkpoint import Checkpoints, Moment, under
 from cil.nets.network import Model
 from scenarios.datasets import load
 from tools import export, train
@@ -124,13 +124,13 @@ def test_halves_are_stored_and_loaded(finished, tmp_path, capsys):
 
 
 def test_input_size_and_crops_are_kept(tmp_path):
-    from cil.augmentation import Augmentation
-    from cil.experiment import Experiment
-    from cil.export import preprocessing
-    from cil.lab import toy_scenario
+    from cil.data.augmentation import Augmentation
+    from cil.deploy.export import preprocessing
+    from cil.experiment.experiment import Experiment
+    from cil.learning.trainer import Trainer
     from cil.nets.pretrained import Preprocessing
-    from cil.trainer import Trainer
-    from strategies.finetune import Finetune
+    from cil.testing.lab import toy_scenario
+    from strategies.baselines.finetune import Finetune
 
     def build():
         return Finetune(Model(backbone="convnet2").build(1))

@@ -18,14 +18,13 @@ from hypothesis.extra import numpy as arrays
 from rich.console import Console
 from sklearn.neighbors import KNeighborsClassifier
 
-from cil import config
+from cil.command import config
 from cil.compare import page, tables
 from cil.compare.comparison import FEW_SHOT, METRICS, compare
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
 from cil.errors import UserError
-from cil.evaluation import few_shot, few_shot_report
-from cil.evaluation.report import jsonable, results
-from cil.lab import Lab
+from cil.evaluation import few_shot
+from cil.experiment.run import run
 from cil.memory.exemplars import Memory
 from cil.nets.heads import CosineHead
 from cil.nets.network import Network
@@ -33,13 +32,15 @@ from cil.ops.calibration import calibrated, similarity_weights
 from cil.ops.covariances import ClassCovariances
 from cil.ops.means import ClassMeans
 from cil.ops.nearest import KeptFeatures
-from cil.run import run
+from cil.report import sessions as few_shot_report
+from cil.report.report import jsonable, results
+from cil.testing.lab import Lab
 from scenarios.datasets import load
 from scenarios.few_shot import FewShot
-from strategies.fecam import FeCAM
-from strategies.knn import KNN
-from strategies.protonet import ProtoNet
-from strategies.teen import TEEN
+from strategies.prototypes.fecam import FeCAM
+from strategies.prototypes.knn import KNN
+from strategies.prototypes.protonet import ProtoNet
+from strategies.prototypes.teen import TEEN
 from tools import train
 
 

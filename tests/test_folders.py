@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from cil import config
-from cil.data import Joined
+from cil.command import config
+from cil.data.images import Joined
 from cil.errors import UserError
-from cil.evaluation import report
-from cil.progress import Progress
+from cil.experiment.progress import Progress
+from cil.report import report
 from scenarios import folders
 from scenarios.datasets import load, resize
 from tools import train

@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cil import inference
-from cil.augmentation import Augmentation
-from cil.inference import features_of, passes
-from cil.lab import TinyNet, toy_dataset
+from cil.data.augmentation import Augmentation
+from cil.learning import inference
+from cil.learning.inference import features_of, passes
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import Place
 from cil.nets.folding import Folded, pairs
 from cil.nets.heads import LinearHead
 from cil.nets.network import BACKBONES, Network
 from cil.nets.pretrained import Pretrained
-from cil.strategy import Strategy
-from cil.trainer import Place
+from cil.testing.lab import TinyNet, toy_dataset
 
 # Convolutions that are followed by batch normalisation, shortcuts included, counted by hand.
 FOLDABLE = {"cifar_resnet14": 13, "resnet10": 12, "resnet26": 29, "convnet2": 2, "convnet4": 4}

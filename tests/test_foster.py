@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cil.lab import QUOTA_TOTAL, TinyNet, toy_dataset, toy_scenario
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from strategies.foster import FOSTER, Pair
+from cil.testing.lab import QUOTA_TOTAL, TinyNet, toy_dataset, toy_scenario
+from strategies.growing.foster import FOSTER, Pair
 from tests.courses import (
     BATCH,
     HEAD,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cil.memory.ledger import measure
-from strategies.der import DER
-from strategies.memo import MEMO
+from strategies.growing.der import DER
+from strategies.growing.memo import MEMO
 from tests.courses import (
     BODY,
     HEAD,

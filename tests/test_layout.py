@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cil import config
-from cil.scenario import ScenarioBuilder
-from cil.strategy import Strategy
+from cil.command import config
+from cil.command.names import find_class, strategies
+from cil.data.scenario import ScenarioBuilder
+from cil.learning.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -74,7 +75,7 @@ def test_every_configuration_is_known_here():
     assert (
         len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + len(SWEEPS) + len(BACKBONES) + 1
     )  # the quickstart stands alone
-    assert {path.stem for path in STRATEGIES} == set(config.strategies())
+    assert {path.stem for path in STRATEGIES} == set(strategies())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_every_configuration_is_known_here():
 )
 def test_every_protocol_takes_every_strategy(protocol, strategy):
     _, parsed = config.parse(["--config", str(protocol), "--config", str(strategy)])
-    kind = config.find_class("strategy", parsed.strategy.class_path)
+    kind = find_class("strategy", parsed.strategy.class_path)
     memory = parsed.memory.as_dict()
     if kind.exemplar_free:
         assert (memory["exemplars"], memory["per_class"]) == (0, None)

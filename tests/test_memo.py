@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cil.lab import TinyNet
 from cil.ops.freezing import train_mode
-from strategies.memo import MEMO
+from cil.testing.lab import TinyNet
+from strategies.growing.memo import MEMO
 from tests.courses import (
     BATCH,
     BODY,

@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cil.data import ImageSet
+from cil.data.images import ImageSet
+from cil.data.scenario import Task
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.alignment import align
 from cil.ops.distillation import distillation
 from cil.ops.freezing import freeze, frozen_copy, train_mode
 from cil.ops.growing import extended
-from cil.scenario import Task
-from strategies.finetune import Finetune
-from strategies.icarl import ICaRL, binary_loss
-from strategies.wa import WA
+from strategies.baselines.finetune import Finetune
+from strategies.rehearsal.icarl import ICaRL, binary_loss
+from strategies.rehearsal.wa import WA
 
 
 def softmax(row: list[float], temperature: float = 1.0) -> list[float]:

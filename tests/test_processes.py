@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cil import distributed
 from cil.errors import UserError
+from cil.machine import distributed
 from tests.together import NAMES, carried
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def test_no_thread_of_the_process_group_outlives_the_work(folder):
 
 MISTAKE = """
 import torch
-from cil import distributed
+from cil.machine import distributed
 from cil.errors import UserError
 from tests.together import threads
 try:

@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestCentroid
 from sklearn.svm import LinearSVC
 
-from cil.data import FeatureSet
-from cil.evaluation import report
-from cil.experiment import plan
-from cil.lab import Lab, equal_states, toy_dataset
+from cil.data.images import FeatureSet
+from cil.experiment.experiment import plan
+from cil.experiment.run import run
+from cil.learning.trainer import Trainer
 from cil.memory.ledger import STATE
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.means import ClassMeans
-from cil.run import run
-from cil.trainer import Trainer
-from strategies.fetril import FeTrIL, with_absent_classes
-from strategies.ncm import NCM
-from strategies.simplecil import SimpleCIL
-from strategies.slda import SLDA
+from cil.report import report
+from cil.testing.lab import Lab, equal_states, toy_dataset
+from strategies.prototypes.fetril import FeTrIL, with_absent_classes
+from strategies.prototypes.ncm import NCM
+from strategies.prototypes.simplecil import SimpleCIL
+from strategies.prototypes.slda import SLDA
 from tests.courses import called, cross_entropy, scores_of, structure
 from tests.lessons import Lesson, backbone_of, in_order, returning, so_far, taught, teach
 
@@ -249,7 +249,9 @@ def test_slda_in_a_run_is_the_same_update(stream, shrinkage):
 
 def test_slda_with_the_identity_for_a_covariance_decides_as_nearest_means(monkeypatch):
     usual = taught(SLDA)
-    monkeypatch.setattr("strategies.slda.streamed", lambda covariance, *_: torch.eye(len(covariance)).double())
+    monkeypatch.setattr(
+        "strategies.prototypes.slda.streamed", lambda covariance, *_: torch.eye(len(covariance)).double()
+    )
     for lesson, near, other in zip(teach(SLDA), taught(NCM), usual, strict=True):
         assert lesson.scores.argmax(1).tolist() == near.scores.argmax(1).tolist()
         assert abs(lesson.scores - other.scores).max() > 0.1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cil.errors import UserError
-from cil.evaluation.report import comparable
+from cil.report.report import comparable
 from cil.sweep import command
 from tests.test_sweep import DIGITS, Pretence, method
 

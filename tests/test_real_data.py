@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cil import config
+from cil.command import config
 from tools import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,14 +16,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from cil.checkpoint import Checkpoints, DamagedError, Moment
-from cil.evaluation import report
-from cil.lab import Lab, equal_states
-from cil.progress import Progress
-from cil.run import run
-from strategies.icarl import ICaRL
-from strategies.replay import Replay
-from strategies.wa import WA
+from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
+from cil.experiment.progress import Progress
+from cil.experiment.run import run
+from cil.report import report
+from cil.testing.lab import Lab, equal_states
+from strategies.baselines.replay import Replay
+from strategies.rehearsal.icarl import ICaRL
+from strategies.rehearsal.wa import WA
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from cil import config
-from cil.checkpoint import Checkpoints
+from cil.command.names import find_class
 from cil.errors import UserError
-from cil.evaluation.report import jsonable, results
-from cil.experiment import Experiment
-from cil.lab import Lab
+from cil.experiment.checkpoint import Checkpoints
+from cil.experiment.experiment import Experiment
+from cil.experiment.run import run
+from cil.learning.selection import Best, divide, judge
+from cil.learning.trainer import NoWatcher, Trainer
 from cil.memory.exemplars import Memory
-from cil.run import run
-from cil.selection import Best, divide, judge
-from cil.trainer import NoWatcher, Trainer
+from cil.report.report import jsonable, results
+from cil.testing.lab import Lab
 
-LAB = Lab(config.find_class("strategy", "protonet"))
-REPLAY = Lab(config.find_class("strategy", "replay"))
-FETRIL = Lab(config.find_class("strategy", "fetril"), {"classifier": "sgd"})
+LAB = Lab(find_class("strategy", "protonet"))
+REPLAY = Lab(find_class("strategy", "replay"))
+FETRIL = Lab(find_class("strategy", "fetril"), {"classifier": "sgd"})
 
 
 def experiment(lab=LAB, **options) -> Experiment:
@@ -160,7 +160,7 @@ def test_the_test_images_choose_the_epoch_that_is_best_on_them():
 def test_an_interrupted_choice_goes_on_alike(tmp_path, monkeypatch):
     options = {"per_task": {0: {"select_on": "validation", "validation_share": 0.25}}}
     marks = iter([0.9, 0.8, 0.7, 0.6] * 2)  # the first epoch is the best, and over when the run is stopped
-    monkeypatch.setattr("cil.selection.judge", lambda images, place: lambda strategy: next(marks))
+    monkeypatch.setattr("cil.learning.selection.judge", lambda images, place: lambda strategy: next(marks))
     whole, strategy, _ = run(experiment(**options))
     wanted = strategy.state_dict()
 

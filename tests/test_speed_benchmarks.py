@@ -10,10 +10,10 @@ import torch
 
 from benchmarks import growth, limit, passes, plain
 from benchmarks.shared import runs
-from cil.compute import PHASES
-from cil.data import ImageSet
-from cil.run import run
-from cil.trainer import Trainer
+from cil.data.images import ImageSet
+from cil.experiment.run import run
+from cil.learning.trainer import Trainer
+from cil.machine.compute import PHASES
 
 OPTIONS = [
     "--scenario.step",

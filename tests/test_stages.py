@@ -8,17 +8,17 @@ from fractions import Fraction
 import pytest
 import torch
 
-from cil.augmentation import Augmentation
-from cil.checkpoint import Checkpoints
-from cil.lab import Lab, TinyNet, toy_scenario
+from cil.data.augmentation import Augmentation
+from cil.experiment.checkpoint import Checkpoints
+from cil.experiment.run import run
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import DivergedError, Place
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from cil.run import run
-from cil.strategy import Strategy
-from cil.trainer import DivergedError, Place
-from strategies.der import DER
-from strategies.foster import FOSTER
-from strategies.memo import MEMO
+from cil.testing.lab import Lab, TinyNet, toy_scenario
+from strategies.growing.der import DER
+from strategies.growing.foster import FOSTER
+from strategies.growing.memo import MEMO
 from tests.courses import (
     RETRAINING,
     SHALLOW,

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from cil import cache, config
-from cil.cache import digests
+from cil.command import config
 from cil.errors import UserError
-from cil.evaluation import report
-from cil.lab import toy_scenario
+from cil.experiment.run import run
+from cil.features import cache
+from cil.features.cache import digests
+from cil.features.store import Store
 from cil.nets.pretrained import Pretrained
-from cil.run import run
-from cil.store import Store
+from cil.report import report
+from cil.testing.lab import toy_scenario
 from tests.cached import BIG, ROOT, RUN, Told, experiment, images, prepared
 from tools import cache as tool
 
@@ -79,7 +80,7 @@ def test_only_what_is_missing_is_computed(tmp_path, computed):
     flipped = test.raw()[:, :, ::-1]
     from dataclasses import replace
 
-    from cil.data import ImageSet
+    from cil.data.images import ImageSet
 
     own = experiment()
     own.scenario = replace(
@@ -161,7 +162,7 @@ def kept(root, what):
 
 def fill(root, seed):
     """The cache of another random network."""
-    from cil.seeds import Seeds
+    from cil.data.seeds import Seeds
 
     own = experiment(seeds=Seeds(seed, 0, 0))
     return own, prepared(root, own)
@@ -269,7 +270,7 @@ def test_whoever_waits_uses_what_the_other_wrote(tmp_path, computed):
     prepared(tmp_path / "other", own)
     key = Store(tmp_path / "other", BIG).keys()[0]
     code = (
-        "import sys, time, shutil; from pathlib import Path; from cil.store import Store\n"
+        "import sys, time, shutil; from pathlib import Path; from cil.features.store import Store\n"
         f"store = Store(Path({str(tmp_path / 'here')!r}), 1)\n"
         f"with store.locked({key!r}):\n"
         "    print('held', flush=True); sys.stdin.readline()\n"

@@ -19,30 +19,31 @@ import pytest
 import torch
 from rich.console import Console
 
-from cil import config
-from cil.augmentation import Augmentation
-from cil.checkpoint import Checkpoints
-from cil.data import ImageSet
+from cil.command import config
+from cil.command.names import strategies
+from cil.command.session import plan_table
+from cil.data.augmentation import Augmentation
+from cil.data.images import ImageSet
+from cil.data.scenario import stream
+from cil.data.seeds import Seeds
 from cil.errors import UserError
-from cil.evaluation import report
-from cil.experiment import Experiment, plan
-from cil.lab import Lab, equal_states, toy_dataset, toy_scenario, toy_stream
+from cil.experiment.checkpoint import Checkpoints
+from cil.experiment.experiment import Experiment, plan
+from cil.experiment.progress import Progress
+from cil.experiment.resume import lasting
+from cil.experiment.run import run
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import NoWatcher, Place, Trainer
 from cil.memory.exemplars import Memory
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from cil.progress import Progress
-from cil.resume import lasting
-from cil.run import run
-from cil.scenario import stream
-from cil.seeds import Seeds
-from cil.session import plan_table
-from cil.strategy import Strategy
-from cil.trainer import NoWatcher, Place, Trainer
+from cil.report import report
+from cil.testing.lab import Lab, equal_states, toy_dataset, toy_scenario, toy_stream
 from scenarios.generalised import Generalised
-from strategies.finetune import Finetune
-from strategies.joint import Joint
-from strategies.replay import Replay
-from strategies.wa import WA
+from strategies.baselines.finetune import Finetune
+from strategies.baselines.joint import Joint
+from strategies.baselines.replay import Replay
+from strategies.rehearsal.wa import WA
 from tools import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,7 +185,7 @@ def test_a_strategy_that_needs_boundaries_is_refused_before_any_training():
 
 
 def test_the_tags_are_as_documented():
-    assert {name for name, kind in config.strategies().items() if not kind.needs_boundaries} >= {
+    assert {name for name, kind in strategies().items() if not kind.needs_boundaries} >= {
         "finetune",
         "joint",
         "replay",
@@ -513,9 +514,9 @@ def test_fine_tuning_compares_all_classes_on_a_stream_and_a_tasks_own_elsewhere(
     assert gradient_rows(returning, 2) == list(returning.tasks[2].present) == [0, 2, 5]
 
 
-@pytest.mark.parametrize("name", sorted(config.strategies()))
+@pytest.mark.parametrize("name", sorted(strategies()))
 def test_every_strategy_learns_tasks_in_which_classes_return(name):
-    lab = Lab(config.strategies()[name])
+    lab = Lab(strategies()[name])
     made = lab.experiment()
     made.scenario = Generalised(tasks=3, returning=0.5, seed=3)(toy_dataset())
     made.trainer.epochs = 2

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
+from cil.data.scenario import recurring, stream
 from cil.errors import UserError
-from cil.scenario import recurring, stream
 from scenarios.class_incremental import ClassIncremental
 from scenarios.generalised import Generalised, long_tail
 from scenarios.online import Online

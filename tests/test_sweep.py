@@ -21,10 +21,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cil import config
+from cil.command import config
 from cil.errors import UserError
-from cil.evaluation import report
-from cil.folder import RunFolder
+from cil.report import report
+from cil.report.folder import RunFolder
 from cil.sweep import command as sweeps  # which has the names of all its parts
 from scenarios.datasets import load
 from tools import sweep as tool
@@ -98,7 +98,7 @@ def test_a_file_becomes_runs_with_plain_commands(tmp_path):
     assert parsed.strategy.init_args.temperature == 3
     assert (parsed.memory.exemplars, parsed.memory.per_class, parsed.memory.selection) == (None, 4, "random")
     assert (parsed.threads, parsed.seed, last.threads) == (2, 7, 2)
-    assert last.config["strategy"]["class_path"] == "strategies.wa.WA"
+    assert last.config["strategy"]["class_path"] == "strategies.rehearsal.wa.WA"
     assert options(runs[0]).memory.exemplars == 50
 
 
@@ -481,7 +481,7 @@ def test_a_lock_and_a_log_do_not_make_a_folder_used(tmp_path):
 
 def test_a_lock_goes_with_its_process(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from cil.folder import RunFolder\n"
+        "import sys, time; from pathlib import Path; from cil.report.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).open('seed: 0', overwrite=False): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

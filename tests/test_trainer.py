@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cil.augmentation import Augmentation
-from cil.data import FeatureSet, ImageSet
+from cil.data.augmentation import Augmentation
+from cil.data.images import FeatureSet, ImageSet
+from cil.data.seeds import derive, generator, seeded
 from cil.errors import UserError
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import DivergedError, NoWatcher, Place, Trainer, split_batches
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.freezing import freeze
-from cil.seeds import derive, generator, seeded
-from cil.strategy import Strategy
-from cil.trainer import DivergedError, NoWatcher, Place, Trainer, split_batches
 
 SHAPE = (1, 3, 3)
 CPU = torch.device("cpu")

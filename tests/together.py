@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cil import distributed
-from cil.config import find_class
-from cil.lab import Lab, TinyNet
-from cil.run import run
+from cil.command.names import find_class
+from cil.experiment.run import run
+from cil.machine import distributed
+from cil.testing.lab import Lab, TinyNet
 
 # Float32 products and sums would differ with the order in which they are added.
 EXACT = {"products": "float64"}

@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cil import config
+from cil.command import config
 from cil.errors import UserError
-from cil.store import Damaged, Store
+from cil.features.store import Damaged, Store
 from cil.units import mib
 
 SHOWN = 12  # digits of a key

@@ -7,9 +7,9 @@ from pathlib import Path
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from cil import config
-from cil.evaluation import calibration
-from cil.finished import reopen
+from cil.command import config
+from cil.deploy.finished import reopen
+from cil.report import calibration
 from scenarios.datasets import load
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from cil import config
-from cil.checks import report
+from cil.command import config
+from cil.testing.checks import report
 
 
 def main(argv: Sequence[str]) -> int:

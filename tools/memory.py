@@ -11,8 +11,8 @@ from pathlib import Path
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from cil import config
-from cil.session import memory
+from cil.command import config
+from cil.command.session import memory
 from scenarios.datasets import load
 
 

@@ -9,10 +9,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rich.console import Console
 
-from cil import config
+from cil.command import config
 from cil.errors import UserError
-from cil.evaluation import costs
-from cil.folder import RunFolder
+from cil.report import costs
+from cil.report.folder import RunFolder
 
 
 def main(argv: Sequence[str]) -> int:

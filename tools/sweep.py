@@ -9,7 +9,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rich.console import Console
 
-from cil import config
+from cil.command import config
 from cil.sweep.command import sweep
 
 

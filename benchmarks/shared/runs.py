@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from cil import config as cfg
-from cil.data import Dataset
-from cil.experiment import Experiment
-from cil.machine import keep_freed_memory
-from cil.resume import Record
-from cil.run import run
+from cil.command import config as cfg
+from cil.data.images import Dataset
+from cil.experiment.experiment import Experiment
+from cil.experiment.resume import Record
+from cil.experiment.run import run
+from cil.machine.device import keep_freed_memory
 from scenarios import datasets
 
 

@@ -22,9 +22,9 @@ from scipy.stats import t as student
 
 from cil.compare import memory_curve
 from cil.compare.runs import UNSAID, LeftOut, Run, Setting, read
-from cil.compute import PHASES
 from cil.errors import unknown
-from cil.evaluation import costs
+from cil.machine.compute import PHASES
+from cil.report import costs
 from cil.units import MIB
 
 METRICS = ("average_incremental_accuracy", "last_accuracy", "forgetting")

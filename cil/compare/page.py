@@ -22,7 +22,7 @@ from cil.compare.fairness import Finding, seed_text
 from cil.compare.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
 from cil.compare.runs import CATEGORIES
 from cil.compare.tables import as_json, count, options_text, percent, points, run_facts
-from cil.compute import PHASES
+from cil.machine.compute import PHASES
 from cil.units import mib
 
 GENERATOR = "class-incremental comparison"

@@ -6,13 +6,13 @@ import json
 import os
 from pathlib import Path
 
-from cil.checkpoint import write_atomic
 from cil.compare.comparison import Comparison
 from cil.compare.fairness import Finding
 from cil.compare.figures import figures
 from cil.compare.page import GENERATOR, page
 from cil.compare.tables import MARK, as_csv, as_json
 from cil.errors import UserError
+from cil.experiment.checkpoint import write_atomic
 
 PAGE, DATA = "index.html", "comparison.json"
 FILES = (PAGE, "memory_curve.png", "task_curves.png", "ledger.png", "confusion.png", "comparison.csv", DATA)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cil import distributed
-from cil.data import ImageSet
-from cil.inference import features_of, passes
+from cil.data.images import ImageSet
+from cil.learning.inference import features_of, passes
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import Place
+from cil.machine import distributed
 from cil.memory.exemplars import Exemplars
-from cil.strategy import Strategy
-from cil.trainer import Place
 
 EVALUATORS = ("linear", "nearest_mean", "nearest_mean_flip")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from cil.data.scenario import Scenario
+from cil.learning.strategy import Strategy
 from cil.memory.exemplars import LABEL_BYTES, Memory
 from cil.memory.ledger import Bytes, counted, measure
-from cil.scenario import Scenario
-from cil.strategy import Strategy
 from cil.units import mib, parse_bytes, show
 
 

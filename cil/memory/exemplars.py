@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cil.data import ImageSet
+from cil.data.images import ImageSet
+from cil.data.scenario import Task
 from cil.errors import UserError, unknown
 from cil.memory.codecs import Codec, make_codec
-from cil.scenario import Task
 
 SELECTIONS = ("herding", "random", "closest_to_mean", "reservoir")
 ALIGNMENTS = ("final", "always")

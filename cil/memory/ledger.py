@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cil import cache
+from cil.features import cache
+from cil.learning.strategy import Strategy
 from cil.memory.exemplars import LABEL_BYTES, Exemplars
 from cil.nets.heads import CosineHead, LinearHead
 from cil.ops.statistics import Statistics
-from cil.strategy import Strategy
 
 # What is carried, by what it is for: categories of the state, and of what is stored of the data. They sum to strict.
 STATE = ("backbone", "head", "normalisation", "statistics")

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cil.data import Dataset, ImageSet
+from cil.data.images import Dataset, ImageSet
+from cil.data.scenario import Scenario, disjoint
+from cil.learning.strategy import Strategy
 from cil.memory.budget import growth
 from cil.nets.network import Model
-from cil.scenario import Scenario, disjoint
-from cil.strategy import Strategy
 
 Find = Callable[[str], type[Strategy]]  # the class of a strategy's name
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil import cache
 from cil.errors import UserError, nearest, unknown
+from cil.features import cache
 from cil.ops.freezing import freeze
 
 TIMM = "timm:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cil import distributed
+from cil.machine import distributed
 from cil.ops.growing import extended
 from cil.ops.statistics import Statistics
 

@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cil import distributed
 from cil.errors import UserError
+from cil.machine import distributed
 from cil.ops.growing import extended
 from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 

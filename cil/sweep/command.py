@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cil.errors import UserError, unknown
-from cil.evaluation.report import percent
+from cil.report.report import percent
 from cil.sweep.engines import Engine, Local, OnRay
 from cil.sweep.file import count, read
 from cil.sweep.pool import Pool

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cil import config as cfg
+from cil.command import config as cfg
 from cil.errors import UserError, unknown
 
 KEYS = ("out", "protocols", "methods", "budgets", "seeds", "set", "workers", "threads", "gpus", "retries")

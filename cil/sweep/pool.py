@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from cil.errors import UserError
-from cil.evaluation.report import percent
-from cil.progress import bars
+from cil.experiment.progress import bars
+from cil.report.report import percent
 from cil.sweep.engines import PATIENCE, Engine, Process
 from cil.sweep.runs import Run, command
 

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from cil import config as cfg
+from cil.command import config as cfg
+from cil.command.names import find_class
+from cil.command.session import kept
 from cil.errors import UserError
-from cil.folder import OWN, RunFolder
-from cil.session import kept
-from cil.strategy import Strategy
+from cil.learning.strategy import Strategy
+from cil.report.folder import OWN, RunFolder
 from cil.sweep.file import Budget, Method, Options, Protocol, Sweep, named
 from cil.units import parse_bytes
 
@@ -100,7 +101,7 @@ def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, tuple[i
         with naming(f"{protocol.name}/{method.name}"):
             _, config = cfg.parse(head)
             heads[method.name], stated[method.name] = head, config.memory
-            kinds[method.name] = cfg.find_class("strategy", config.strategy.class_path)
+            kinds[method.name] = find_class("strategy", config.strategy.class_path)
     once = set()
     for budget in sweep.budgets:
         for method in methods:

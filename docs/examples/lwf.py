@@ -4,9 +4,9 @@ Where this departs from the paper: new and old columns learn together from the s
 the new rows learn; and the distillation weighs 3, as class-incremental toolboxes have it, where the paper weighs it 1.
 """
 
+from cil.learning.strategy import Strategy
 from cil.ops.distillation import distillation
 from cil.ops.freezing import frozen_copy
-from cil.strategy import Strategy
 
 
 class LwF(Strategy):

@@ -1,0 +1,1 @@
+"""From a command line to a folder. What a run does is not decided here."""

@@ -1,0 +1,1 @@
+"""How a task is learned: the contract of a strategy, the only gradient loop, and passes without learning."""

@@ -1,0 +1,128 @@
+"""Which epoch's model is kept: the last one, or the best on images held out for that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cil.data.images import ImageSet, gathered, moved, slices
+from cil.data.scenario import Scenario, Task
+from cil.data.seeds import generator
+from cil.errors import UserError
+from cil.experiment.checkpoint import under, with_prefix
+from cil.learning.inference import batch_size
+from cil.learning.strategy import Strategy
+from cil.machine import distributed
+
+if TYPE_CHECKING:
+    from cil.learning.trainer import Place, Trainer
+
+# What results say of each value of trainer.select_on.
+TOLD = {"last": "last epoch", "validation": "best epoch on validation images", "test": "best epoch on test images"}
+
+
+def divide(task: Task, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """The training images of a task in two: to learn from, and held out; of each class the same share.
+
+    Args:
+        task: at least two images of each class.
+        share: held out, rounded to whole images of each class.
+        seed: of the draw.
+
+    Raises:
+        UserError: of some class nothing would be left on one side.
+    """
+    labels, draws, held = task.train.labels.numpy(), generator(seed, "validation", task.index), []
+    for label in task.present:
+        own = np.flatnonzero(labels == label)
+        n = round(share * len(own))
+        if not 0 < n < len(own):
+            raise UserError(
+                f"trainer.validation_share: {share} of the {len(own)} images of class {label} in task {task.index + 1} "
+                f"is {n}, and both parts need images; choose another share, or select_on: last for this task "
+                "(trainer.per_task)"
+            )
+        held.append(own[torch.randperm(len(own), generator=draws).numpy()[:n]])
+    out = np.zeros(len(labels), dtype=bool)
+    out[np.concatenate(held)] = True
+    return task.train.subset(np.flatnonzero(~out)), task.train.subset(np.flatnonzero(out))
+
+
+def hold_out(task: Task, trainer: Trainer, scenario: Scenario, seed: int) -> Task:
+    """Tell a trainer which images choose its best epoch; the task without those held out of it.
+
+    Args:
+        task: to be learned.
+        trainer: for this task, with its place.
+        scenario: whose test images ``select_on: test`` uses.
+        seed: of the draw.
+
+    Raises:
+        UserError: the images cannot be divided.
+    """
+    if trainer.select_on == "last":
+        return task
+    place = trainer.placed()
+    if trainer.select_on == "test":
+        place.judge = judge(scenario.test.of_classes(range(task.n_seen)), place)
+        return task
+    kept, held = divide(task, trainer.validation_share, seed)
+    place.judge = judge(held, place)
+    return dataclasses.replace(task, train=kept)
+
+
+def judge(images: ImageSet, place: Place) -> Callable[[Strategy], float]:
+    """The accuracy of a learning strategy on these images, by its ``learning_scores``."""
+
+    @torch.inference_mode()
+    def accuracy(strategy: Strategy) -> float:
+        strategy.eval()
+        right, own = torch.zeros((), dtype=torch.int64, device=place.device), distributed.own(images)
+        parts = slices(len(own), batch_size(place))
+        for part, read in zip(parts, gathered(own, parts), strict=True):
+            x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
+            with place.autocast():
+                found = strategy.learning_scores(x).argmax(1)
+            right += (found == own.labels[part].to(place.device)).sum()
+        return int(distributed.sum_(right)) / len(images)
+
+    return accuracy
+
+
+class Best:
+    """The state of the best epoch of a stage so far; of equals the later one.
+
+    Args:
+        judge: says how good a strategy is.
+    """
+
+    def __init__(self, judge: Callable[[Strategy], float]) -> None:
+        self.judge = judge
+        self.accuracy = -1.0
+        self.kept: dict[str, Tensor] = {}
+
+    def look(self, strategy: Strategy) -> None:
+        """Keep the state if it is the best."""
+        accuracy = self.judge(strategy)
+        if accuracy >= self.accuracy:
+            self.accuracy = accuracy
+            self.kept = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
+
+    def take(self, strategy: Strategy) -> None:
+        """Give the strategy the best state back; nothing if it was given back before an interruption."""
+        if self.kept:
+            strategy.load_state_dict(self.kept)
+            self.kept = {}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint inside the stage needs to go on."""
+        return {"accuracy": torch.tensor(self.accuracy, dtype=torch.float64), **with_prefix("kept", self.kept)}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from ``state``."""
+        self.accuracy, self.kept = float(tensors["accuracy"]), under("kept", tensors)

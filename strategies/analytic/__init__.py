@@ -1,0 +1,1 @@
+"""Methods that solve a ridge regression on features of a frozen backbone."""

@@ -1,0 +1,1 @@
+"""Lower and upper bounds, and plain replay: what every method is held against."""

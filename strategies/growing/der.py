@@ -1,0 +1,103 @@
+"""Dynamically expandable representation (DER). Yan et al., DER: Dynamically Expandable Representation for Class
+Incremental Learning, CVPR 2021. Not to be confused with dark experience replay, which has the same abbreviation.
+
+Each task adds a whole backbone; one head reads the features of all. Where ours departs: the pruning of new backbones by
+learned channel masks is left out, as in the published toolboxes and in the comparisons at equal memory (Zhou et al., A
+Model or 603 Exemplars, ICLR 2023), so a task always costs one backbone. Those toolboxes also replace the paper's second
+stage, in which the head is learned anew on a balanced subset, by weight aligning; here both are there.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cil.data.images import ImageSet
+from cil.data.scenario import Task
+from cil.learning.strategy import Strategy
+from cil.learning.trainer import Trainer
+from cil.nets.network import Network
+from cil.ops.alignment import align
+from cil.ops.expansion import auxiliary_loss
+from cil.ops.freezing import freeze
+
+
+class DER(Strategy):
+    """Add a backbone for each task, freeze the former ones, and read all features with one head.
+
+    Args:
+        model: backbone and head without classes.
+        auxiliary: weight of the loss by which the new backbone alone tells the new classes from each other and from all
+            old ones (lambda_a of the paper).
+        balance: how the head loses its preference for new classes: ``retrain`` learns it from fresh weights on as many
+            images of each new class as are kept of an old one (the paper), ``align`` scales its new rows as weight
+            aligning does (the toolboxes), ``none``.
+        temperature: delta, by which scores are divided while the head is retrained.
+        retrain_epochs: of ``retrain``, as a share of the trainer's epochs, rounded up.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        *,
+        auxiliary: float = 1.0,
+        balance: Literal["retrain", "align", "none"] = "retrain",
+        temperature: float = 5.0,
+        retrain_epochs: float = 30 / 170,
+    ) -> None:
+        super().__init__(model)
+        self.auxiliary, self.balance = auxiliary, balance
+        self.temperature, self.retrain_epochs = temperature, retrain_epochs
+        self.later = nn.ModuleList()  # the backbones of the second task and those after it
+
+    @property
+    def backbones(self) -> list[nn.Module]:
+        """One for each task, oldest first."""
+        return [self.model.backbone, *self.later]
+
+    def grow(self, task: Task) -> None:
+        if task.index:
+            self.later.append(copy.deepcopy(self.backbones[-1]))
+        self.model.head.grow(task.n_new, self.model.num_features if task.index else 0)
+
+    def begin(self, task: Task) -> None:
+        self.n_old, self.retraining = task.n_old, False
+        for backbone in self.backbones[:-1]:
+            freeze(backbone)
+        self.helper = self.model.auxiliary_head(1 + task.n_new) if task.n_old and self.auxiliary else None
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.cat([backbone(x) for backbone in self.backbones], 1)  # (B, T D)
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        trainer.descend(self, task.train, replay)
+        if replay is not None and self.balance == "retrain":
+            self.retraining = True
+            for backbone in self.backbones:
+                freeze(backbone)
+            self.helper = None
+            self.model.head.reset()
+            few = int(replay.counts(task.n_seen).max())
+            chosen = [torch.nonzero(task.train.labels == c).flatten() for c in task.new]
+            chosen = [index[torch.randperm(len(index))[:few]] for index in chosen]
+            epochs = trainer.share(self.retrain_epochs)
+            trainer.descend(self, task.train.subset(torch.cat(chosen)), replay, epochs=epochs)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        features = self.features(x)  # (B, T D)
+        logits = self.scores(features)  # (B, K)
+        if self.retraining:
+            return self.classification(logits / self.temperature, y)
+        learn = self.classification(logits, y)
+        if self.helper is None:
+            return learn
+        own = features[:, -self.model.num_features :]  # (B, D)
+        return learn + self.auxiliary * auxiliary_loss(self.helper(own), y, self.n_old)
+
+    def end(self, task: Task) -> None:
+        if task.n_old and task.n_new and self.balance == "align":
+            align(self.model.head.weight, task.n_old)
+        self.helper = None  # not carried, not charged

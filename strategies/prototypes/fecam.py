@@ -1,0 +1,103 @@
+"""FeCAM with calibrated statistics for classes of few images. Goswami, Twardowski and van de Weijer, Calibrating
+Higher-Order Statistics for Few-Shot Class-Incremental Learning with Pre-trained Vision Transformers, CVPR Workshops
+2024; FeCAM is Goswami, Liu, Twardowski and van de Weijer, FeCAM: Exploiting the Heterogeneity of Class Distributions in
+Exemplar-Free Continual Learning, NeurIPS 2023.
+
+A class is a mean and a covariance, and the nearest class by Mahalanobis distance is predicted. Five images give no
+covariance, so that a new class takes over those of the base classes, weighted by similarity as TEEN weighs prototypes:
+beta (Sigma_n + sum_b w_nb Sigma_b). Covariances get ``ridge`` added to their diagonals and become correlations;
+features and means are compared at unit length. This is the released program of the first paper; it leaves out FeCAM's
+power transform and its shrinkage towards the average variance. Prototypes are calibrated, too, with ``alpha``.
+
+K covariances are K D (D + 1) / 2 numbers, which outweigh a network soon; the ledger shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cil.data.scenario import Task
+from cil.errors import UserError
+from cil.learning.frozen import Prototypical
+from cil.learning.trainer import Trainer
+from cil.nets.network import Network
+from cil.ops.calibration import calibrated, similarity_weights
+from cil.ops.covariances import ClassCovariances
+
+
+class FeCAM(Prototypical):
+    """Predict the class that is nearest by the Mahalanobis distance of its own covariance.
+
+    Args:
+        model: backbone and head without classes.
+        alpha: how far new prototypes are moved towards those of similar base classes, in [0, 1]; 0: not at all.
+        beta: of calibrated covariances; 0 leaves new classes with their own alone.
+        tau: inverse temperature of the softmax over base classes.
+        ridge: added to the diagonals, in units of squared features.
+    """
+
+    def __init__(
+        self, model: Network, *, alpha: float = 0.25, beta: float = 1.0, tau: float = 16.0, ridge: float = 1.0
+    ) -> None:
+        super().__init__(model)
+        self.alpha, self.beta, self.tau, self.ridge = alpha, beta, tau, ridge
+
+    @property
+    def needs_boundaries(self) -> bool:  # type: ignore[override]
+        """To know the base classes."""
+        return True
+
+    def grow(self, task: Task) -> None:
+        super().grow(task)
+        if task.index == 0:
+            if not 0 <= self.alpha <= 1 or self.beta < 0 or self.tau < 0 or not self.ridge > 0:
+                raise UserError(
+                    "strategy: alpha must be in [0, 1], beta and tau >= 0 and ridge > 0; they are "
+                    f"{self.alpha}, {self.beta}, {self.tau} and {self.ridge}"
+                )
+            self.n_base = task.n_new
+            self.covariances = ClassCovariances(self.model.num_features)
+        self.covariances.grow(task.n_new)
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        self.covariances.learn(features, labels, self.prototypes)
+        super().observe(task, features, labels, trainer)
+
+    def centres(self) -> Tensor:
+        """Prototypes of unit length, new ones calibrated: float64 (K, D)."""
+        plain = F.normalize(self.prototypes.means, dim=1)
+        base, new = plain[: self.n_base], plain[self.n_base :]
+        # The released program, which this follows, brings the weighted sum to unit length.
+        return F.normalize(torch.cat([base, calibrated(new, base, self.alpha, self.tau, "released")]), dim=1)
+
+    def correlations(self) -> Tensor:
+        """Of each class, new ones calibrated, with the ridge: float64 (K, D, D)."""
+        own = self.covariances.matrices()
+        base, new = own[: self.n_base], own[self.n_base :]
+        if self.beta and len(new):
+            means = self.prototypes.means
+            weights = similarity_weights(means[self.n_base :], means[: self.n_base], self.tau)  # (N, B)
+            new = self.beta * (new + torch.einsum("nb,bij->nij", weights, base))
+        full = torch.cat([base, new]) + self.ridge * torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
+        spread = full.diagonal(dim1=1, dim2=2).sqrt()  # (K, D)
+        return full / (spread[:, :, None] * spread[:, None, :])
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        factors, centres = torch.linalg.cholesky(self.correlations()).float(), self.centres().float()
+
+        def distances(features: Tensor) -> Tensor:
+            x = F.normalize(features.float(), dim=1)
+            out = x.new_empty(len(x), len(centres))
+            for k, (factor, centre) in enumerate(zip(factors, centres, strict=True)):
+                whitened = torch.linalg.solve_triangular(factor, (x - centre).T, upper=False)  # (D, B)
+                out[:, k] = -whitened.square().sum(0)
+            return out
+
+        return distances
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.scorer()(features)

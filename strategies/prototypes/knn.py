@@ -1,0 +1,59 @@
+"""k nearest neighbours on the features of a frozen backbone. Cover and Hart, Nearest Neighbor Pattern Classification,
+IEEE Transactions on Information Theory 1967.
+
+Cosine similarity, and votes weighted by exp(cos / temperature) as in Wu et al., CVPR 2018. So that no class outvotes
+another by its number of images, the same number of features is kept of each: those that herding picks first (Rebuffi et
+al., iCaRL, CVPR 2017). They are real features, which whoever shares the state should know.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from cil.data.scenario import Task
+from cil.errors import UserError
+from cil.learning.frozen import Frozen
+from cil.learning.trainer import Trainer
+from cil.machine import distributed
+from cil.memory.exemplars import herding
+from cil.nets.network import Network
+from cil.ops.nearest import KeptFeatures
+
+
+class KNN(Frozen):
+    """Keep features of each class and let the nearest ones vote.
+
+    Args:
+        model: backbone and head without classes.
+        k: neighbours that vote.
+        per_class: features kept of each class; null: the most that ``memory.budget`` allows.
+        temperature: of the weights of the votes.
+    """
+
+    sized_by: ClassVar[str | None] = "per_class"
+
+    def __init__(self, model: Network, *, k: int = 5, per_class: int | None = 5, temperature: float = 0.07) -> None:
+        super().__init__(model)
+        self.k, self.per_class, self.temperature = k, per_class, temperature
+
+    def grow(self, task: Task) -> None:
+        if task.index == 0:
+            assert self.per_class is not None, "the engine sets it before the first task"
+            if self.k < 1 or self.per_class < 1 or not self.temperature > 0:
+                raise UserError(
+                    f"strategy: k and per_class must be >= 1 and temperature > 0; they are {self.k}, {self.per_class} "
+                    f"and {self.temperature}"
+                )
+            self.kept = KeptFeatures(self.model.num_features, self.per_class)
+        self.kept.grow(task.n_new)
+
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+        every, owners = distributed.gather(features), distributed.gather(labels)
+        for label in task.present:
+            own = every[owners == label]
+            self.kept.keep(own[herding(own, self.kept.features.shape[1])], label)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.kept.votes(features, self.k, self.temperature)
