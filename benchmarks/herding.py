@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cil.memory.exemplars import herding
+from cil.ops.herding import herding
 
 CASES = ((500, 64, 20), (500, 64, 500), (1300, 512, 20), (1300, 512, 200), (5000, 768, 100))  # N, D, picks
 

@@ -36,7 +36,7 @@ FAMILIES = {
 NOW = {f"cil.{name}": f"cil.{room}.{name}" for room, names in ROOMS.items() for name in names}
 NOW |= {f"strategies.{name}": f"strategies.{family}.{name}" for family, names in FAMILIES.items() for name in names}
 NOW |= {
-    "cil.evaluation.calibration": "cil.report.calibration",
+    "cil.evaluation.calibration": "cil.deploy.calibration",
     "cil.evaluation.costs": "cil.report.costs",
     "cil.evaluation.report": "cil.report.report",
 }

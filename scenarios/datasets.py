@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from cil.data.images import Dataset, ImageSet
 from cil.errors import UserError, unknown
 from cil.experiment.progress import Progress
-
-SPLITS = ("train", "test")
+from scenarios.raw import SPLITS, resize
 
 
 class _Published(NamedTuple):
@@ -156,21 +153,6 @@ def check(dataset: Dataset) -> None:
             continue
         if len(values) != channels or not all(0 <= value <= 1 for value in values) or (key == "std" and 0 in values):
             raise UserError(f"{where}: {key}={values}; legal: {channels} fractions of 255, one for each channel")
-
-
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize uint8 images (N, H, W, C) to (N, size, size, C): bilinear, antialiased where they shrink."""
-    n, height, width, channels = images.shape
-    if (height, width) == (size, size):
-        return images
-    out = np.empty((n, size, size, channels), dtype=np.uint8)
-    chunk = max(1, 2**24 // (channels * max(height * width, size * size)))  # 64 MiB of float32
-    for start in range(0, n, chunk):
-        piece = torch.from_numpy(np.array(images[start : start + chunk])).permute(0, 3, 1, 2).float()  # (B, C, H, W)
-        # In float32 and rounded here: the uint8 kernels differ by a level from one processor to the next.
-        piece = F.interpolate(piece, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        out[start : start + chunk] = piece.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return out
 
 
 def _split(where: str, split: str, images: Any, labels: Any) -> ImageSet:

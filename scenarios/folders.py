@@ -33,10 +33,10 @@ from torch.utils.data import DataLoader
 
 from cil.data.images import Dataset, ImageSet, slices
 from cil.errors import UserError
-from cil.experiment.checkpoint import write_atomic
 from cil.experiment.progress import Progress
+from cil.files import write_atomic
 from cil.units import mib
-from scenarios.datasets import SPLITS, resize
+from scenarios.raw import SPLITS, resize
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 PLACES = ("auto", "memory", "files")

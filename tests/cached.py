@@ -9,7 +9,6 @@ from rich.console import Console
 
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
-from cil.features import cache
 from cil.features.store import Store
 from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Memory
@@ -45,7 +44,7 @@ def experiment(model=None, **options):
 
 
 def prepared(root, own=None, limit=BIG, told=None):
-    return cache.prepared(own or experiment(), Store(root, limit), "machine", told or Told())
+    return (own or experiment()).known_features(Store(root, limit), "machine", told or Told())
 
 
 def images(own=None):

@@ -19,6 +19,7 @@ from cil.features.cache import digests, on_grid
 from cil.features.store import Store
 from cil.learning.inference import features_of
 from cil.memory.ledger import inference_bytes
+from cil.nets import lookup
 from cil.nets.network import Model
 from cil.ops.freezing import frozen_copy
 from cil.report import report
@@ -96,7 +97,7 @@ def test_augmentation_that_crops_is_not_cached(tmp_path):
     assert any("crops test images" in line for line in told.lines)
     assert not Store(tmp_path, BIG).paths()
     strategy = own.fresh()
-    with cache.use(features):
+    with lookup.use(features):
         assert torch.equal(strategy.features(images(own)), strategy.model.backbone.compute(images(own)))
 
 
@@ -117,7 +118,7 @@ def test_what_is_kept_has_the_bits_of_what_is_computed(tmp_path, computed):
     due = strategy.model.backbone.compute(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     strange = torch.rand(9, 1, 8, 8)
-    with cache.use(features):
+    with lookup.use(features):
         computed.clear()
         assert torch.equal(strategy.features(x[order]), due[order])
         assert torch.equal(strategy.features(x[:1]), due[:1])
@@ -143,7 +144,7 @@ def test_the_pixels_of_a_test_image_are_looked_at_once(tmp_path, computed, monke
     hashed = []
     monkeypatch.setattr(cache, "digests", lambda images: hashed.append(len(images)) or digests(images))
     computed.clear()
-    with cache.use(features):
+    with lookup.use(features):
         for classes in (range(2), range(6), range(1, 4)):
             some = test.of_classes(classes)
             wanted = due[torch.isin(test.labels, torch.tensor(list(classes)))]
@@ -164,7 +165,7 @@ def test_the_pixels_of_a_test_image_are_looked_at_once(tmp_path, computed, monke
 
 def test_copies_find_what_their_original_has_and_changed_weights_do_not(tmp_path, computed):
     strategy, features, x = experiment().fresh(), prepared(tmp_path), images()[:7]
-    with cache.use(features):
+    with lookup.use(features):
         due = strategy.features(x)
         computed.clear()
         assert torch.equal(frozen_copy(strategy).features(x), due)
@@ -185,7 +186,7 @@ def test_a_hook_within_the_network_sees_every_image(tmp_path, computed):
     strategy, features, x = experiment().fresh(), prepared(tmp_path), images()[:7]
     computed.clear()
     handle = strategy.model.backbone.body.blocks[0].register_forward_hook(lambda *_: None)
-    with cache.use(features):
+    with lookup.use(features):
         strategy.features(x)
         assert computed == [7]
         handle.remove()
@@ -200,13 +201,13 @@ def test_backbones_that_learn_or_declare_no_preprocessing_are_left_alone(tmp_pat
     features = prepared(tmp_path, own := experiment({**TOY, "preprocessing": None}), told=told)
     assert told.lines == ["features are not cached: model.preprocessing is not declared"]
     assert not Store(tmp_path, BIG).paths()
-    with cache.use(features):
+    with lookup.use(features):
         own.fresh().features(images(own))
 
 
 def test_nothing_hangs_on_the_strategy(tmp_path):
     own, features = experiment(), prepared(tmp_path)
-    with cache.use(features):
+    with lookup.use(features):
         _, strategy, _ = run(own)
         inside = {tensor.data_ptr() for tensor in strategy.state_dict().values()}
         assert [where for where, pointer in hoard(strategy) if pointer not in inside] == []
@@ -218,7 +219,7 @@ def test_bytes_that_predicting_reads_include_the_backbone(tmp_path):
     strategy = own.fresh()
     own.grow(strategy, own.scenario.tasks[0])
     due = inference_bytes(strategy, x)
-    with cache.use(features):
+    with lookup.use(features):
         assert inference_bytes(strategy, x) == due > 4 * 1_000
 
 

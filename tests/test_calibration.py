@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cil.command import config
+from cil.deploy import calibration
 from cil.deploy.finished import reopen
 from cil.errors import UserError
 from cil.evaluation import few_shot
-from cil.report import calibration
 from scenarios.datasets import load
 from tools import calibration as tool
 from tools import train

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from cil.experiment import checkpoint as ckpt
-from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment, write_atomic
+from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
+from cil.files import write_atomic
+from cil.learning.state import under, with_prefix
 
 RECORD = {"task": 3, "accuracy": [0.1, 1 / 3], "name": "größe", "nested": {"b": None, "a": [True, {}]}}
 
@@ -335,7 +337,7 @@ def test_an_optimiser_restored_from_disk_goes_on_bit_by_bit(tmp_path, make):
 
     first, optimizer = start()
     steps(first, optimizer, 3, seed=1)
-    state = ckpt.with_prefix("optimizer", ckpt.optimizer_tensors(optimizer))
+    state = with_prefix("optimizer", ckpt.optimizer_tensors(optimizer))
     weights = {f"weight/{index}": parameter for index, parameter in enumerate(first)}
     Checkpoints(tmp_path).save(Moment(0, 0, 3), {**state, **weights}, {})
 
@@ -343,8 +345,8 @@ def test_an_optimiser_restored_from_disk_goes_on_bit_by_bit(tmp_path, make):
     second, fresh = start()
     with torch.no_grad():
         for index, parameter in enumerate(second):
-            parameter.copy_(ckpt.under("weight", loaded)[str(index)])
-    ckpt.load_optimizer(fresh, ckpt.under("optimizer", loaded))
+            parameter.copy_(under("weight", loaded)[str(index)])
+    ckpt.load_optimizer(fresh, under("optimizer", loaded))
     assert [group["lr"] for group in fresh.param_groups] == [group["lr"] for group in optimizer.param_groups]
     steps(first, optimizer, 4, seed=2)
     steps(second, fresh, 4, seed=2)
@@ -366,7 +368,7 @@ def test_the_state_of_adamw_is_complete():
 
 def test_prefixes_nest_and_do_not_mix():
     inner = {"weight": torch.ones(1), "a/b": torch.zeros(1)}
-    named = {**ckpt.with_prefix("strategy", inner), **ckpt.with_prefix("strategy2", {"weight": torch.full((1,), 2.0)})}
+    named = {**with_prefix("strategy", inner), **with_prefix("strategy2", {"weight": torch.full((1,), 2.0)})}
     assert set(named) == {"strategy/weight", "strategy/a/b", "strategy2/weight"}
-    assert ckpt.under("strategy", named) == inner
-    assert ckpt.under("other", named) == {}
+    assert under("strategy", named) == inner
+    assert under("other", named) == {}

@@ -21,9 +21,10 @@ from cil.errors import UserError
 from cil.experiment.checkpoint import Checkpoints, Moment
 from cil.learning.strategy import Strategy
 from cil.memory.codecs import CODECS, make_codec
-from cil.memory.exemplars import Exemplars, Memory, Queue, fair_quota, herding
+from cil.memory.exemplars import Exemplars, Memory, Queue, fair_quota
 from cil.memory.ledger import measure_run
 from cil.nets.network import Model
+from cil.ops.herding import herding
 from tests.test_exemplars import coordinates, no_features, random_task, seeded, task_of
 
 LOSSLESS = ("raw", "png", "webp")

@@ -16,6 +16,7 @@ from cil.command import config, session
 from cil.data.images import OnDevice, near
 from cil.errors import UserError
 from cil.experiment.run import run
+from cil.learning.learner import Compiled
 from cil.machine import device as machine
 from cil.machine.compute import PHASES, Compute, Flops, peak_memory
 from cil.testing.lab import Lab, equal_states, toy_dataset
@@ -183,7 +184,7 @@ def test_float64_computes_everything_in_it():
 def test_a_compiled_loss_is_for_batches_of_one_shape(monkeypatch):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda loss, **options: lambda x, y: calls.append(options) or loss(x, y))
-    loss = machine.Compiled(lambda x, y: x.sum() - y.sum(), "reduce-overhead")
+    loss = Compiled(lambda x, y: x.sum() - y.sum(), "reduce-overhead")
     for size in (4, 4, 3, 4):
         assert loss(torch.ones(size, 2), torch.ones(size)) == size
     # Not the first, whose operations are counted, and not the one of three.

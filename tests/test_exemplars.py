@@ -16,11 +16,13 @@ from torch import nn
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
 from cil.errors import UserError
+from cil.learning.state import state_bytes
 from cil.learning.strategy import Strategy
-from cil.memory.exemplars import Exemplars, Memory, closest_to_mean, herding, reservoir
-from cil.memory.ledger import STATE, STORED, Bytes, measure, measure_run, state_bytes
+from cil.memory.exemplars import Exemplars, Memory, reservoir
+from cil.memory.ledger import STATE, STORED, Bytes, measure, measure_run
 from cil.nets.heads import CosineHead, LinearHead
 from cil.nets.network import Model, Network
+from cil.ops.herding import closest_to_mean, herding
 from cil.units import mib
 
 TOY = torch.tensor([[1, 0], [0, 1], [1, 1], [2, 1], [1, 3], [-1, 1]], dtype=torch.float64)

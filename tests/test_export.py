@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from cil.command import config
 from cil.compare.comparison import compare
-from cil.experiment.checkpoint import Checkpoints, Moment, under
+from cil.experiment.checkpoint import Checkpoints, Moment
+from cil.learning.state import under
 from cil.nets.network import Model
 from scenarios.datasets import load
 from tools import export, train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import inspect
 import itertools
@@ -15,9 +16,11 @@ import pytest
 import torch
 
 from cil.command import config
-from cil.command.names import find_class, strategies
+from cil.command.names import class_path, find_class, strategies
 from cil.data.scenario import ScenarioBuilder
+from cil.errors import UserError
 from cil.learning.strategy import Strategy
+from cil.renamed import NOW, current
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -57,10 +60,96 @@ def test_plugins_import_the_engine_and_not_one_another():
         assert not imported(path) & {"tools", "tests", "strategies"}, path
 
 
+# From the ground up: a room knows the rooms before it, and no other; imports for types count. Files that lie in cil/
+# itself are the ground.
+ROOMS = (
+    *("data", "machine", "ops", "nets", "learning", "memory", "features", "evaluation", "experiment", "report"),
+    *("command", "deploy", "compare", "sweep", "testing"),
+)
+GROUND = ("errors", "files", "renamed", "units")
+
+
+def arrows() -> dict[str, set[str]]:
+    """The modules of the house, and which of them each imports, anywhere in it."""
+    paths = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for p in PACKAGES for path in files(p)}
+    known = set(paths.values())
+    found = {}
+    for path, module in paths.items():
+        if path.name != "__init__.py":  # the face of a room
+            names = {name for name in imported(path, whole=True) if name.split(".")[0] in PACKAGES}
+            found[module] = {name if name in known else name.rpartition(".")[0] for name in names} & known
+    return found
+
+
+PACKAGES = ("cil", "strategies", "scenarios", "tools")
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert {path.name for path in (ROOT / "cil").iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
+    assert {path.stem for path in (ROOT / "cil").glob("*.py")} <= {*GROUND, "__init__"}
+
+
+def test_arrows_between_rooms_point_down():
+    order = {name: height for height, name in enumerate(ROOMS)}
+    up = [
+        (module, other)
+        for module, others in arrows().items()
+        for other in others
+        if module.startswith("cil.") and order.get(other.split(".")[1], -1) > order.get(module.split(".")[1], -1)
+    ]
+    assert not up
+
+
+def test_no_files_know_each_other_in_a_circle():
+    graphlib.TopologicalSorter(arrows()).prepare()  # raises CycleError, which names them
+
+
 def test_a_run_does_not_import_the_room_that_compares_runs():
     for path in files("cil"):
         names = {name for name in imported(path, whole=True) if name.split(".")[:2] == ["cil", "compare"]}
         assert not names or path.parent.name == "compare", path
+
+
+def test_a_room_is_taken_in_at_a_glance():
+    """About a dozen modules, and one sentence that says what belongs there."""
+    for package in PACKAGES[:3]:
+        for room in [ROOT / package, *(path.parent for path in (ROOT / package).rglob("*/__init__.py"))]:
+            assert len(list(room.glob("*.py"))) <= 14, room
+            text = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+            assert text.splitlines()[0].endswith("."), room
+
+
+def test_a_name_that_two_strategies_bear_is_refused(tmp_path, monkeypatch):
+    import strategies
+
+    (tmp_path / "mine").mkdir()
+    for file in ("mine/__init__.py", "mine/wa.py"):
+        (tmp_path / file).write_text("")
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match=r"strategies\.mine\.wa and strategies\.rehearsal\.wa|rename one of the files"):
+        find_class("strategy", "wa")
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(NOW.items()))
+def test_a_module_is_found_under_its_old_name(old, new):
+    with pytest.warns(DeprecationWarning, match=new):
+        assert importlib.import_module(old) is importlib.import_module(new)
+    assert sys.modules.pop(old).__spec__.name == new
+
+
+def test_names_of_modules_that_are_rooms_now_are_found_there():
+    from cil.data import ImageSet
+    from cil.experiment import plan
+    from cil.machine import pick_device
+
+    assert (ImageSet.__module__, plan.__module__) == ("cil.data.images", "cil.experiment.experiment")
+    assert pick_device.__module__ == "cil.machine.device"
+
+
+def test_a_class_path_of_before_names_the_class_of_today():
+    assert find_class("strategy", "strategies.wa.WA") is find_class("strategy", "wa")
+    assert current("strategies.wa.WA") == class_path(find_class("strategy", "wa"))
+    assert current("my_method.Mine") == "my_method.Mine"
 
 
 def test_avalanche_is_imported_only_when_used():

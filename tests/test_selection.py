@@ -13,8 +13,10 @@ from cil.errors import UserError
 from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.experiment import Experiment
 from cil.experiment.run import run
-from cil.learning.selection import Best, divide, judge
-from cil.learning.trainer import NoWatcher, Trainer
+from cil.learning.best import Best
+from cil.learning.place import NoWatcher
+from cil.learning.selection import divide, judge
+from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Memory
 from cil.report.report import jsonable, results
 from cil.testing.lab import Lab

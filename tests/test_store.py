@@ -21,6 +21,7 @@ from cil.experiment.run import run
 from cil.features import cache
 from cil.features.cache import digests
 from cil.features.store import Store
+from cil.nets import lookup
 from cil.nets.pretrained import Pretrained
 from cil.report import report
 from cil.testing.lab import toy_scenario
@@ -111,7 +112,7 @@ def test_an_interrupted_computation_goes_on_where_it_was(tmp_path, computed, mon
     assert sum(computed) == unique - 20
     assert len(Store(tmp_path, BIG).paths()) > 3
     due = own.fresh().features(images())
-    with cache.use(features):
+    with lookup.use(features):
         assert torch.equal(own.fresh().features(images()), due)
 
 
@@ -149,7 +150,7 @@ def test_a_damaged_segment_is_told_removed_and_computed_anew(tmp_path, what):
     lines = [line for line in told.lines if "is damaged" in line]
     assert len(lines) == 1 and "\n" not in lines[0] and re.search(words, lines[0]), told.lines
     assert (only(tmp_path) / "features.npy").read_bytes() == before
-    with cache.use(features):
+    with lookup.use(features):
         assert torch.equal(own.fresh().features(images()), due)
     assert prepared(tmp_path, told=(again := Told())) and not any("is damaged" in line for line in again.lines)
 
@@ -186,7 +187,7 @@ def test_a_segment_in_use_outlives_its_removal(tmp_path, computed):
     own, features = fill(tmp_path, 0)
     strategy = own.fresh()
     due = strategy.model.backbone.compute(images())
-    with cache.use(features):
+    with lookup.use(features):
         strategy.features(images()[:1])  # opened
         assert Store(tmp_path, 1).evict()
         assert not Store(tmp_path, BIG).paths()
@@ -201,7 +202,7 @@ def test_the_limit_holds_while_runs_come_and_go(tmp_path):
     size = kept(tmp_path, "bytes")
     for seed in range(1, 5):
         own = fill(tmp_path / "x", seed)[0]
-        cache.prepared(own, Store(tmp_path, int(2.5 * size)), "machine", Told())
+        own.known_features(Store(tmp_path, int(2.5 * size)), "machine", Told())
         assert kept(tmp_path, "bytes") <= 2.5 * size
 
 
@@ -210,7 +211,7 @@ def test_features_beyond_the_limit_are_told_and_not_kept(tmp_path, computed):
     features = prepared(tmp_path, limit=5_000, told=told)
     assert re.search(r"not cached: of 170 images they take 0\.0 MiB, and cache_limit is 0\.0 MiB", told.lines[0])
     assert not Store(tmp_path, BIG).paths() and computed == []
-    with cache.use(features):
+    with lookup.use(features):
         run(experiment())
 
 
@@ -222,7 +223,7 @@ def test_a_full_disk_stops_nothing(tmp_path, monkeypatch):
     told = Told()
     features = prepared(tmp_path, told=told)
     assert "No space left on device" in told.lines[0] and "going on" in told.lines[0]
-    with cache.use(features):
+    with lookup.use(features):
         run(experiment())
 
 

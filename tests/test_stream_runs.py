@@ -32,8 +32,9 @@ from cil.experiment.experiment import Experiment, plan
 from cil.experiment.progress import Progress
 from cil.experiment.resume import lasting
 from cil.experiment.run import run
+from cil.learning.place import NoWatcher, Place
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import NoWatcher, Place, Trainer
+from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Memory
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network

@@ -299,7 +299,7 @@ def test_the_shift_is_chosen_where_labels_no_longer_tell():
 
 
 def test_labels_that_tell_at_every_shift_need_a_number(monkeypatch):
-    monkeypatch.setattr("cil.evaluation.streaming.near_future", lambda labels, slack: None)
+    monkeypatch.setattr("cil.data.blind.near_future", lambda labels, slack: None)
     with pytest.raises(UserError, match="give nfa_shift"):
         Online(step=1, every=5)(toy(COUNTS))
     assert Online(step=1, every=5, nfa_shift=9)(toy(COUNTS)).nfa_shift == 9

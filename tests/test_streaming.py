@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cil.data import blind
 from cil.evaluation import metrics, streaming
 
 # --- accuracy at any time ---------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def mode_by_hand(labels, t, window):
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.lists(st.integers(1, 50), min_size=1, max_size=4))
 def test_blind_predictions_are_modes(labels, windows):
-    found = streaming.blind_predictions(labels, windows)
+    found = blind.blind_predictions(labels, windows)
     expected = [[mode_by_hand(labels, t, k) for t in range(len(labels))] for k in windows]
     assert found.tolist() == expected
 
@@ -163,76 +164,76 @@ def test_blind_accuracy_is_the_loop_over_its_formula(labels, window, data):
     # Counted from 1 as in the formulas: a guess after label t is about label t + 1 + S.
     right = [mode_by_hand(labels, t - 1, window) == labels[t + shift] for t in range(1, n - shift)]
     expected = sum(right) / n if shift == 0 else sum(right) / len(right)
-    assert streaming.blind_accuracy(labels, window, shift) == pytest.approx(expected)
+    assert blind.blind_accuracy(labels, window, shift) == pytest.approx(expected)
 
 
 def test_ties_go_to_the_label_seen_last():
-    assert streaming.blind_predictions([0, 1, 1, 0], [4])[0].tolist() == [0, 1, 1, 0]
-    assert streaming.blind_predictions([2, 2, 0, 0, 1], [5])[0].tolist() == [2, 2, 2, 0, 0]
+    assert blind.blind_predictions([0, 1, 1, 0], [4])[0].tolist() == [0, 1, 1, 0]
+    assert blind.blind_predictions([2, 2, 0, 0, 1], [5])[0].tolist() == [2, 2, 2, 0, 0]
 
 
 def test_a_constant_stream_is_known_but_for_its_first_label():
     n = 50
-    assert streaming.blind_accuracy([3] * n, 1) == pytest.approx((n - 1) / n)
+    assert blind.blind_accuracy([3] * n, 1) == pytest.approx((n - 1) / n)
 
 
 def test_alternating_labels_are_never_and_always_repeated():
     labels = [0, 1] * 20
-    assert streaming.blind_accuracy(labels, 1, shift=0) == 0
-    assert streaming.blind_accuracy(labels, 1, shift=1) == 1
+    assert blind.blind_accuracy(labels, 1, shift=0) == 0
+    assert blind.blind_accuracy(labels, 1, shift=1) == 1
 
 
 def test_unrelated_labels_are_guessed_at_chance():
     labels = np.random.default_rng(3).integers(0, 10, 20000)
     for window in (1, 5, 100, 5000):
         for shift in (0, 7):
-            assert streaming.blind_accuracy(labels, window, shift) == pytest.approx(0.1, abs=0.01)
-    assert streaming.near_future(labels, slack=0.01).shift == 0
+            assert blind.blind_accuracy(labels, window, shift) == pytest.approx(0.1, abs=0.01)
+    assert blind.near_future(labels, slack=0.01).shift == 0
 
 
 @pytest.mark.parametrize(("length", "blocks"), [(5, 12), (8, 20), (2, 9)])
 def test_blocks_of_one_label_are_told_up_to_their_length(length, blocks):
     labels = np.repeat(np.arange(blocks), length)
-    assert streaming.blind_accuracy(labels, 1) == pytest.approx((length - 1) / length)
+    assert blind.blind_accuracy(labels, 1) == pytest.approx((length - 1) / length)
     for shift in range(length - 1, len(labels) - 1):
         for window in (1, 3, length, 1000):
-            assert streaming.blind_accuracy(labels, window, shift) == 0
-    found = streaming.near_future(labels, shifts=range(len(labels)))
+            assert blind.blind_accuracy(labels, window, shift) == 0
+    found = blind.near_future(labels, shifts=range(len(labels)))
     assert found.shift == length - 1
     assert found.accuracy == 0 and found.majority == pytest.approx(1 / blocks)
     # One shift before, each block's first label still tells its last.
-    before = streaming.best_blind(labels, [length - 2])[0]
+    before = blind.best_blind(labels, [length - 2])[0]
     assert before.accuracy > before.majority
 
 
 def test_without_a_shift_that_is_far_enough_there_is_none():
     labels = np.repeat(np.arange(12), 8)
-    assert streaming.near_future(labels, shifts=[0, 2, 4]) is None
-    assert streaming.near_future(labels, shifts=[0, 2, 4], slack=1.0).shift == 0
-    assert streaming.near_future(labels).shift == 8  # of 0, 1, 2, 4, 8, ...
+    assert blind.near_future(labels, shifts=[0, 2, 4]) is None
+    assert blind.near_future(labels, shifts=[0, 2, 4], slack=1.0).shift == 0
+    assert blind.near_future(labels).shift == 8  # of 0, 1, 2, 4, 8, ...
 
 
 def test_the_best_window_wins_and_of_equal_ones_the_smallest():
     labels = [0, 0, 1] * 30  # the majority of three beats the last one
-    found = streaming.best_blind(labels, [0])[0]
-    accuracies = {k: streaming.blind_accuracy(labels, k) for k in (1, 2, 5, 10, 20, 30, 40, 60, 75)}
+    found = blind.best_blind(labels, [0])[0]
+    accuracies = {k: blind.blind_accuracy(labels, k) for k in (1, 2, 5, 10, 20, 30, 40, 60, 75)}
     assert found.accuracy == max(accuracies.values())
     assert found.window == min(k for k, value in accuracies.items() if value == found.accuracy)
 
 
 def test_majority_level():
-    assert streaming.majority_level([0, 2, 2, 1]) == 0.5
+    assert blind.majority_level([0, 2, 2, 1]) == 0.5
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: streaming.blind_predictions([0, 1], [0]), "at least 1"),
-        (lambda: streaming.blind_predictions([[0]], [1]), "integers"),
-        (lambda: streaming.blind_predictions([0.5], [1]), "integers"),
-        (lambda: streaming.blind_predictions([-1], [1]), "from 0"),
-        (lambda: streaming.blind_accuracy([0, 1], 1, 2), "from 0 to 1"),
-        (lambda: streaming.blind_accuracy([0, 1], 1, -1), "from 0 to 1"),
+        (lambda: blind.blind_predictions([0, 1], [0]), "at least 1"),
+        (lambda: blind.blind_predictions([[0]], [1]), "integers"),
+        (lambda: blind.blind_predictions([0.5], [1]), "integers"),
+        (lambda: blind.blind_predictions([-1], [1]), "from 0"),
+        (lambda: blind.blind_accuracy([0, 1], 1, 2), "from 0 to 1"),
+        (lambda: blind.blind_accuracy([0, 1], 1, -1), "from 0 to 1"),
     ],
 )
 def test_nonsense_about_labels_is_refused(call, message):

@@ -20,8 +20,9 @@ from cil.data.augmentation import Augmentation
 from cil.data.images import FeatureSet, ImageSet
 from cil.data.seeds import derive, generator, seeded
 from cil.errors import UserError
+from cil.learning.place import NoWatcher, Place
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import DivergedError, NoWatcher, Place, Trainer, split_batches
+from cil.learning.trainer import DivergedError, Trainer, split_batches
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.freezing import freeze

@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
+from cil.deploy import calibration
 from cil.deploy.finished import reopen
-from cil.report import calibration
 from scenarios.datasets import load
 
 

@@ -1,1 +1,1 @@
-"""From a command line to a folder. What a run does is not decided here."""
+"""From a command line to the folder of a run; nothing that decides a number."""

@@ -25,7 +25,6 @@ from cil.experiment.experiment import Experiment, plan
 from cil.experiment.progress import Progress
 from cil.experiment.resume import Record
 from cil.experiment.run import run
-from cil.features import cache
 from cil.features.store import Store
 from cil.learning.strategy import Strategy
 from cil.learning.trainer import DivergedError
@@ -34,6 +33,7 @@ from cil.machine.device import is_emulated
 from cil.memory import tables
 from cil.memory.exemplars import Exemplars
 from cil.memory.ledger import STATE, STORED
+from cil.nets import lookup
 from cil.report import report
 from cil.report.folder import RunFolder
 from cil.units import mib, show
@@ -144,8 +144,8 @@ def _train(
         write("running", [])
     try:
         with distributed.first_alone():
-            features = cache.prepared(experiment, store, fixed["machine"]["name"], progress)
-        with cache.use(features):
+            features = experiment.known_features(store, fixed["machine"]["name"], progress)
+        with lookup.use(features):
             records, _, _ = run(
                 experiment,
                 checkpoints=folder.checkpoints,

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from cil.compare.comparison import Comparison, Row, Section, shown
 from cil.compare.runs import Run
-from cil.learning.selection import TOLD
+from cil.learning.best import TOLD
 from cil.units import mib
 
 Level = Literal["problem", "note"]

@@ -12,7 +12,7 @@ from cil.compare.figures import figures
 from cil.compare.page import GENERATOR, page
 from cil.compare.tables import MARK, as_csv, as_json
 from cil.errors import UserError
-from cil.experiment.checkpoint import write_atomic
+from cil.files import write_atomic
 
 PAGE, DATA = "index.html", "comparison.json"
 FILES = (PAGE, "memory_curve.png", "task_curves.png", "ledger.png", "confusion.png", "comparison.csv", DATA)

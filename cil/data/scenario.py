@@ -17,7 +17,7 @@ import torch
 
 from cil.data.images import Dataset, ImageSet, Joined
 from cil.errors import UserError
-from cil.evaluation import streaming
+from cil.data import blind
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,11 @@ class Scenario:
         return not all(task.boundary for task in self.tasks)
 
     @property
+    def pieces(self) -> tuple[int, ...]:
+        """Indices of the tasks that are pieces of a stream without boundaries."""
+        return tuple(task.index for task in self.tasks if not task.boundary)
+
+    @property
     def phase_of_task(self) -> np.ndarray:
         """The phase of each task, (T,)."""
         return np.arange(len(self.tasks)) if self.phases is None else np.array(self.phases)
@@ -143,9 +148,9 @@ class Scenario:
         return Joined(*parts) if parts else self.tasks[0].train.subset(np.arange(0))
 
     @cached_property
-    def blind(self) -> streaming.Blind:
+    def blind(self) -> blind.Blind:
         """What the labels of the stream alone tell about those ``nfa_shift`` images ahead."""
-        return streaming.best_blind(_labels_of(self.tasks), [self.nfa_shift])[0]
+        return blind.best_blind(_labels_of(self.tasks), [self.nfa_shift])[0]
 
 
 class ScenarioBuilder(abc.ABC):
@@ -355,8 +360,8 @@ def _labels_of(tasks: Sequence[Task]) -> np.ndarray:
 
 
 def _far_enough(labels: np.ndarray) -> int:
-    level = streaming.majority_level(labels)
-    found = streaming.near_future(labels, slack=2 * (level * (1 - level) / len(labels)) ** 0.5)
+    level = blind.majority_level(labels)
+    found = blind.near_future(labels, slack=2 * (level * (1 - level) / len(labels)) ** 0.5)
     if found is None:
         raise UserError(
             f"scenario: the labels of these {len(labels)} images tell what comes next at every shift that was tried; "

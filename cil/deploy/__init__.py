@@ -1,1 +1,1 @@
-"""A run that was learned, in use. Nothing here changes what a run measures."""
+"""A run that was learned, opened again: asked, looked into, exported; nothing that a run itself needs."""

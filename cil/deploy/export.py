@@ -14,8 +14,8 @@ from torch import Tensor
 from cil.data.images import Dataset
 from cil.deploy.finished import reopen
 from cil.errors import UserError
-from cil.experiment.checkpoint import write_atomic
 from cil.experiment.experiment import Experiment
+from cil.files import write_atomic
 from cil.learning.strategy import Strategy
 from cil.nets.pretrained import Preprocessing, Pretrained
 

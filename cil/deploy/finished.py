@@ -12,8 +12,9 @@ from jsonargparse import Namespace
 from cil.command import config as cfg
 from cil.data.images import Dataset
 from cil.errors import UserError
-from cil.experiment.checkpoint import DamagedError, Moment, under
+from cil.experiment.checkpoint import DamagedError, Moment
 from cil.experiment.experiment import Experiment
+from cil.learning.state import under
 from cil.learning.strategy import Strategy
 from cil.report.folder import RunFolder
 

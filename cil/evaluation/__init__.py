@@ -1,1 +1,1 @@
-"""What a run measures and writes: accuracy, metrics, reports."""
+"""What is measured: evaluators, and pure functions of what they saw; not how it is told."""

@@ -7,7 +7,7 @@ each exemplar with its mirror image first, as the original implementation did.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cil.data.images import ImageSet
+from cil.errors import UserError, unknown
 from cil.learning.inference import features_of, passes
+from cil.learning.place import Place
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import Place
 from cil.machine import distributed
 from cil.memory.exemplars import Exemplars
 
@@ -82,6 +83,27 @@ def class_means(
 def nearness(features: Tensor, means: Tensor) -> Tensor:
     """Minus the distance of normalised features (B, D) to class means (K, D); -inf to a class without one. (B, K)"""
     return -torch.cdist(F.normalize(features, dim=1), means).nan_to_num(nan=torch.inf)
+
+
+def check(wanted: Sequence[str], strategy: Strategy, has_exemplars: bool) -> None:
+    """Refuse evaluators that there are not, or that need exemplars where there are none.
+
+    Args:
+        wanted: names, as a run asks for them.
+        strategy: whose own evaluator is always used.
+        has_exemplars: whether the run keeps any.
+
+    Raises:
+        UserError: names the evaluator and what is legal.
+    """
+    for name in wanted:
+        if name not in EVALUATORS:
+            raise unknown("evaluators", name, EVALUATORS)
+    if not has_exemplars and any(name != "linear" for name in (*wanted, strategy.evaluator)):
+        raise UserError(
+            f"evaluators: nearest means of exemplars need exemplars; memory has none and {type(strategy).__name__} is "
+            f"scored by '{strategy.evaluator}', the run by {', '.join(wanted) or 'default'}"
+        )
 
 
 def evaluate(

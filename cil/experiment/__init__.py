@@ -1,4 +1,4 @@
-"""One run: what decides its numbers, its loop over tasks, and how it is interrupted and goes on."""
+"""One run: what decides its numbers, its loop over tasks, interruption and continuation; not where its files lie."""
 
 from cil import renamed
 

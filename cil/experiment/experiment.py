@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ import torch
 from cil.data.augmentation import Augmentation
 from cil.data.scenario import Scenario, Task
 from cil.data.seeds import Seeds, seeded
-from cil.errors import UserError, unknown
-from cil.evaluation.accuracy import EVALUATORS
-from cil.learning.selection import divide
+from cil.errors import UserError
+from cil.evaluation import accuracy
+from cil.features.cache import Features, Progress
+from cil.features.store import Store
+from cil.learning import selection
+from cil.learning.place import Place, Watcher
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import Place, Trainer, Watcher
+from cil.learning.trainer import Trainer
 from cil.memory.budget import Budget, Reference, growth, resolve, rooms, smallest
 from cil.memory.exemplars import Memory, fair_quota
 from cil.memory.ledger import Bytes, counted, with_exemplars
@@ -63,47 +66,12 @@ class Experiment:
         """
         self.memory.check()
         strategy = self.fresh()
-        name = type(strategy).__name__
-        pieces = [task.index for task in self.scenario.tasks if not task.boundary]
-        if pieces and strategy.needs_boundaries:
-            raise UserError(
-                f"strategy: {name} needs to know where tasks begin, and '{self.scenario.name}' is a stream without "
-                "boundaries; legal are strategies with needs_boundaries = False, such as Replay or, on a frozen "
-                "backbone, SLDA, or a scenario with boundaries, such as ClassIncremental"
-            )
-        self.trainer.check(len(self.scenario.tasks), pieces)
-        for task in self.scenario.tasks:
-            own = self.trainer.of_task(task.index)
-            if own.select_on == "validation":
-                divide(task, own.validation_share, self.seeds.data)
-        if strategy.exemplar_free and not self.memory.empty and self.memory.budget is None:
-            kept = self.memory.per_class if self.memory.exemplars is None else self.memory.exemplars
-            raise UserError(f"memory: {name} is exemplar-free and the run gives it {kept} exemplars; set them to 0")
-        if strategy.needs_all_data and not self.memory.unbounded:
-            raise UserError(
-                f"memory.exemplars: {name} trains on all data of the past, outside any budget; say so with "
-                f"memory.exemplars: all (it is {self.memory.exemplars})"
-            )
-        if not isinstance(strategy.model.backbone, strategy.needs):
-            frozen = ", which a frozen one is not" * strategy.model.frozen
-            raise UserError(f"model.backbone: {name} needs a {strategy.needs.__name__}{frozen}")
-        for evaluator in self.evaluators:
-            if evaluator not in EVALUATORS:
-                raise unknown("evaluators", evaluator, EVALUATORS)
-        wanted = [*self.evaluators, strategy.evaluator]
-        if not self.keeps_exemplars(strategy) and any(evaluator != "linear" for evaluator in wanted):
-            raise UserError(
-                f"evaluators: nearest means of exemplars need exemplars; memory has none and {name} is scored by "
-                f"'{strategy.evaluator}', the run by {', '.join(self.evaluators) or 'default'}"
-            )
-        share = self.memory.quota(self.scenario.n_classes)
-        if self.keeps_exemplars(strategy) and share == 0 and self.memory.selection != "reservoir":
-            raise UserError(
-                f"memory.exemplars: {self.memory.exemplars} is less than one for each of the "
-                f"{self.scenario.n_classes} classes; give 0, or {self.scenario.n_classes} and more"
-            )
+        strategy.check(self.scenario)
+        self.trainer.check(len(self.scenario.tasks), self.scenario.pieces)
+        selection.check(self.trainer, self.scenario, self.seeds.data)
+        self.memory.check_run(strategy, self.scenario)
+        accuracy.check(self.evaluators, strategy, self.keeps_exemplars(strategy))
         self._check_backbone(strategy)
-        self.memory.make_codec(self.scenario.image_shape)
         self.limits()
 
     def _check_backbone(self, strategy: Strategy) -> None:
@@ -266,6 +234,21 @@ class Experiment:
         if watcher is not None:
             place.watcher = watcher
         return place
+
+    def known_features(self, store: Store | None, machine: str, progress: Progress) -> Features | None:
+        """What frozen backbones look features up in, with all images of the scenario; None if that is of no use.
+
+        Args:
+            store: on disk; None: no cache is wanted.
+            machine: name of the processor or GPU.
+            progress: whom to tell.
+        """
+        if store is None or not self.outline.model.frozen:
+            return None
+        store.warn = progress.warn
+        features = Features(store, machine)
+        features.prepare(cast(Pretrained, self.fresh().model.backbone), self.scenario, self.place(0), progress)
+        return features
 
     def grow(self, strategy: Strategy, task: Task) -> None:
         """Make room for a task's classes: the same initial values whenever it is called for this task."""

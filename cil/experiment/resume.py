@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cil.data.scenario import Task
@@ -14,7 +14,8 @@ from cil.experiment import checkpoint as ckpt
 from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
-from cil.learning.selection import Best
+from cil.learning.best import Best
+from cil.learning.state import under, with_prefix
 from cil.learning.strategy import Strategy
 from cil.machine import distributed
 from cil.machine.compute import Compute
@@ -62,9 +63,9 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progres
             start.records = record["tasks"]
             for task in experiment.scenario.tasks[: moment.task + 1]:
                 experiment.grow(start.strategy, task)
-            start.strategy.load_state_dict(ckpt.under("strategy", tensors))
+            start.strategy.load_state_dict(under("strategy", tensors))
             passed = sum(len(task.train) for task in experiment.scenario.tasks[: moment.task + 1])
-            start.exemplars.load(ckpt.under("exemplars", tensors), passed)
+            start.exemplars.load(under("exemplars", tensors), passed)
             break
     current, spent = len(start.records), start.compute.state()
     for moment in reversed([moment for moment in moments if moment.inside and moment.task == current]):
@@ -101,8 +102,8 @@ def save_boundary(
     if not distributed.is_first():
         return
     tensors = {
-        **ckpt.with_prefix("strategy", strategy.state_dict()),
-        **ckpt.with_prefix("exemplars", exemplars.state()),
+        **with_prefix("strategy", strategy.state_dict()),
+        **with_prefix("exemplars", exemplars.state()),
     }
     *before, last = records
     checkpoints.save(Moment(task.index), tensors, {"tasks": [*map(lasting, before), last]})
@@ -147,27 +148,27 @@ class Keeper:
     def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None:
         self.progress.epoch_done(self.task, stage, epoch, epochs, loss, lr)
 
-    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer, best: Best | None) -> int:
+    def restore(self, stage: int, strategy: nn.Module, optimizer: Optimizer, best: Best | None) -> int:
         if stage not in self.inside:
             return 0
         epochs, tensors = self.inside[stage]
-        strategy.load_state_dict(ckpt.under("strategy", tensors))
-        ckpt.load_optimizer(optimizer, ckpt.under("optimizer", tensors))
+        strategy.load_state_dict(under("strategy", tensors))
+        ckpt.load_optimizer(optimizer, under("optimizer", tensors))
         if best:
-            best.load(ckpt.under("best", tensors))
+            best.load(under("best", tensors))
         return epochs
 
     def save(
-        self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
+        self, stage: int, epoch: int, epochs: int, strategy: nn.Module, optimizer: Optimizer, best: Best | None
     ) -> None:
         done = epoch + 1 == epochs
         wanted = self.every and (done or (epoch + 1) % self.every == 0)
         if not self.checkpoints or not wanted or not distributed.is_first():
             return
         tensors = {
-            **ckpt.with_prefix("strategy", strategy.state_dict()),
-            **ckpt.with_prefix("optimizer", ckpt.optimizer_tensors(optimizer)),
-            **ckpt.with_prefix("best", best.state() if best else {}),
+            **with_prefix("strategy", strategy.state_dict()),
+            **with_prefix("optimizer", ckpt.optimizer_tensors(optimizer)),
+            **with_prefix("best", best.state() if best else {}),
             "done": torch.tensor(done),
         }
         moment = Moment(self.task.index, stage, epoch + 1)

@@ -1,1 +1,1 @@
-"""Features of frozen backbones, computed once and kept for all runs. No result depends on them."""
+"""Features of frozen backbones, computed once and kept for all runs; nothing that could change a result."""

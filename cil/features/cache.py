@@ -7,7 +7,6 @@ have it in hand.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -17,24 +16,21 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cil.data.images import ImageSet, Pixels, gathered, slices
+from cil.data.scenario import Scenario
 from cil.features.store import FORMAT, Index, Store, canonical, sha256
+from cil.learning.place import Place
+from cil.nets.pretrained import Pretrained
 from cil.units import mib
-
-if TYPE_CHECKING:
-    from cil.experiment.experiment import Experiment
-    from cil.experiment.progress import Progress
-    from cil.learning.trainer import Place
-    from cil.nets.pretrained import Pretrained
 
 SEGMENT = 8192  # images: what an interruption can lose
 BATCH = 256
@@ -130,6 +126,22 @@ def key_of(backbone: Pretrained, device: torch.device, machine: str) -> str:
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
+class Progress(Protocol):
+    """Who is told how far the work is."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """A line that asks for attention."""
+        ...
+
+    def counting(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Around work on ``total`` things; what it gives is called with the number of those done."""
+        ...
+
+
 class Features:
     """What one process knows of the cache while it runs: looks features up, and computes those that are missing.
 
@@ -187,7 +199,9 @@ class Features:
             out[missing] = backbone.compute(x[missing])
         return out
 
-    def of_test_images(self, backbone: Pretrained, data: ImageSet, place: Place) -> Callable[[slice], Tensor] | None:
+    def of_test_images(
+        self, backbone: Pretrained, data: ImageSet, prepare: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Callable[[slice], Tensor] | None:
         """What reads the features of test images by their place in a set, without a look at their pixels.
 
         A stream is tested many times; each image is hashed only once for that.
@@ -195,14 +209,15 @@ class Features:
         Args:
             backbone: frozen, within the precision of the run.
             data: test images.
-            place: of the run.
+            prepare: from bytes to network input, uint8 (B, C, H, W) -> (B, C, H, W), without augmentation.
+            device: where features are wanted.
 
         Returns:
             (a slice of the set) -> (B, D); None if the cache lacks some, or these are no test images.
         """
         if type(data) is not ImageSet or data.base is not self._tested or _hooked(backbone):
             return None
-        key = self.key(backbone, place.device)
+        key = self.key(backbone, device)
         index = None if key is None else self.index(key)
         if key is None or index is None:
             return None
@@ -212,7 +227,7 @@ class Features:
         unknown = data.subset(np.flatnonzero(positions[data.rows] < 0))
         parts = slices(len(unknown), BATCH)
         for part, read in zip(parts, gathered(unknown, parts), strict=True):
-            exact, images = on_grid(place.augmentation.test(read.to(place.device)))
+            exact, images = on_grid(prepare(read.to(device)))
             positions[unknown.rows[part]] = np.where(exact, index.find(digests(images)), -1)
         at = positions[data.rows]
         if (at < 0).any():
@@ -220,39 +235,40 @@ class Features:
 
         def look_up(part: slice) -> Tensor:
             self.hits += len(at[part])
-            return torch.from_numpy(index.features(at[part])).to(place.device)
+            return torch.from_numpy(index.features(at[part])).to(device)
 
         return look_up
 
-    def prepare(self, experiment: Experiment, progress: Progress) -> None:
+    def prepare(self, backbone: Pretrained, scenario: Scenario, place: Place, progress: Progress) -> None:
         """Compute the features of all images of a scenario that are missing, and keep them.
 
         A second process that wants the same waits, and uses what the first one wrote. Nothing is kept for backbones
         that do not declare their preprocessing: their images come normalised.
 
         Args:
-            experiment: of the run; its strategy is built to know the backbone.
+            backbone: frozen.
+            scenario: whose images are meant.
+            place: of the run's first task.
             progress: whom to tell.
         """
-        backbone, place = cast(Any, experiment.fresh().model.backbone), experiment.place(0)
-        if getattr(backbone, "preprocessing", None) is None:
+        if backbone.preprocessing is None:
             progress.say("features are not cached: model.preprocessing is not declared")
             return
         if place.augmentation.size:
             progress.say("features are not cached: the augmentation crops test images")
             return
-        self._tested = experiment.scenario.test.base
+        self._tested = scenario.test.base
         with place.autocast(), torch.no_grad():
             key = self.key(backbone, place.device)
             assert key is not None, "a fresh backbone's tensors are plain ones"
-            data = sha256(canonical([experiment.scenario.fingerprint, place.augmentation.input_size]))[:16]
+            data = sha256(canonical([scenario.fingerprint, place.augmentation.input_size]))[:16]
             try:
                 if not self.store.holding(key, data, self.index(key)):
                     waiting = functools.partial(progress.say, "waiting for a process that computes these features")
                     with self.store.filling(key, waiting):
                         self._open.pop(key, None)  # whoever was waited for may have written it
                         if not self.store.holding(key, data, self.index(key)):
-                            _Filling(self, experiment, progress, key, data).run(backbone)
+                            _Filling(self, scenario, place, progress, key, data).run(backbone)
                     self._open.pop(key, None)
                 if held := self.store.holding(key, data, self.index(key)):
                     self.store.touch(key, held)
@@ -270,17 +286,18 @@ def _hooked(backbone: Pretrained) -> bool:
 class _Filling:
     """One pass over a scenario's images, in which what is missing is computed and written."""
 
-    def __init__(self, features: Features, experiment: Experiment, progress: Progress, key: str, data: str) -> None:
+    def __init__(
+        self, features: Features, scenario: Scenario, place: Place, progress: Progress, key: str, data: str
+    ) -> None:
         self.store, self.index = features.store, features.index(key)
-        self.experiment, self.progress, self.key, self.data = experiment, progress, key, data
-        self.place = experiment.place(0)
+        self.scenario, self.place, self.progress, self.key, self.data = scenario, place, progress, key, data
         self.used: set[str] = set()  # segments
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []  # (hashes, features)
         self.seen: set[bytes] = set()  # computed in this pass
         self.began = time.perf_counter()
 
     def run(self, backbone: Pretrained) -> None:
-        scenario = self.experiment.scenario
+        scenario = self.scenario
         sets = [*(task.train for task in scenario.tasks), scenario.test]
         total = sum(map(len, sets))
         needed = total * (4 * backbone.num_features + 16)
@@ -338,38 +355,3 @@ class _Filling:
             self.used.add(self.store.write(self.key, hashes, features, {**about, "seconds": seconds}))
             self.store.evict(self.key, self.used)
             self.waiting, self.began = [], time.perf_counter()
-
-
-_ACTIVE: ContextVar[Features | None] = ContextVar("features", default=None)
-
-
-def active() -> Features | None:
-    """What frozen backbones look features up in now; None: they compute."""
-    return _ACTIVE.get()
-
-
-def prepared(experiment: Experiment, store: Store | None, machine: str, progress: Progress) -> Features | None:
-    """What a run looks features up in, with all images of its scenario; None if it has no use for it.
-
-    Args:
-        experiment: of the run.
-        store: on disk; None: no cache is wanted.
-        machine: name of the processor or GPU.
-        progress: whom to tell.
-    """
-    if store is None or not experiment.outline.model.frozen:
-        return None
-    store.warn = progress.warn
-    features = Features(store, machine)
-    features.prepare(experiment, progress)
-    return features
-
-
-@contextlib.contextmanager
-def use(features: Features | None) -> Iterator[None]:
-    """Inside, frozen backbones look features up here; with None they compute all."""
-    token = _ACTIVE.set(features)
-    try:
-        yield
-    finally:
-        _ACTIVE.reset(token)

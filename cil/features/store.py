@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from cil.experiment.checkpoint import write_atomic
+from cil.files import write_atomic
 
 try:
     import fcntl

@@ -1,1 +1,1 @@
-"""How a task is learned: the contract of a strategy, the only gradient loop, and passes without learning."""
+"""How one task is learned: the contract, the only gradient loop, passes without learning; not what joins tasks."""

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
 from cil.errors import UserError
-from cil.learning.strategy import Strategy
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.network import Network
 from cil.ops.buffers import RandomFeatures
 from cil.ops.freezing import freeze
@@ -52,7 +51,7 @@ class Frozen(Strategy, abc.ABC):
             self.helper = copy.deepcopy(self.model.head)
             self.helper.grow(task.n_new)
 
-    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+    def fit(self, task: Task, replay: ImageSet | None, trainer: GradientLoop) -> None:
         if self.helper is not None:
             trainer.descend(self, task.train)
             freeze(self.model.backbone)
@@ -70,7 +69,7 @@ class Frozen(Strategy, abc.ABC):
         return self(x) if self.helper is None else self.helper(self.features(x))
 
     @abc.abstractmethod
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         """Learn from a task's features.
 
         Args:
@@ -89,7 +88,7 @@ class Prototypical(Frozen):
             self.prototypes = ClassMeans(self.model.num_features)
         self.prototypes.grow(task.n_new)
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         self.prototypes.learn(features, labels)
 
 
@@ -173,7 +172,7 @@ class Analytic(Frozen):
         """The same, as often as the regression asks for them, in the precision that it asks for."""
         return lambda precision: ((x.to(precision), y) for x, y in self.chunks(features, labels, task))
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         self.ridge.learn(self.samples(features, labels, task), len(task.train))
 
     def scores(self, features: Tensor) -> Tensor:

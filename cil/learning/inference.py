@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cil.data.images import ImageSet, gathered, moved, slices
-from cil.features import cache
+from cil.learning.place import Place
 from cil.learning.strategy import Strategy
 from cil.machine import distributed
 from cil.machine.compute import Flops
+from cil.nets import lookup
 from cil.nets.folding import Folded
 from cil.nets.pretrained import Pretrained
-
-if TYPE_CHECKING:
-    from cil.learning.trainer import Place
 
 
 def batch_size(place: Place) -> int:
@@ -117,12 +114,12 @@ def _scorer(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _kept(strategy: Strategy, data: ImageSet, place: Place) -> Callable[[slice], Tensor] | None:
     """What reads features from the cache without a look at the images; None: the images have to pass."""
-    features, backbone = cache.active(), strategy.model.backbone
+    features, backbone = lookup.active(), strategy.model.backbone
     plain = _splits(strategy) and type(strategy).features is Strategy.features
     if features is None or not plain or not isinstance(backbone, Pretrained) or not backbone.frozen:
         return None
     with place.autocast():
-        return features.of_test_images(backbone, data, place)
+        return features.of_test_images(backbone, data, place.augmentation.test, place.device)
 
 
 def _none(x: Tensor, features: Tensor) -> Tensor:

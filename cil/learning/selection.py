@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cil.data.images import ImageSet, gathered, moved, slices
 from cil.data.scenario import Scenario, Task
 from cil.data.seeds import generator
 from cil.errors import UserError
-from cil.experiment.checkpoint import under, with_prefix
 from cil.learning.inference import batch_size
+from cil.learning.place import Place
 from cil.learning.strategy import Strategy
+from cil.learning.trainer import Trainer
 from cil.machine import distributed
 
-if TYPE_CHECKING:
-    from cil.learning.trainer import Place, Trainer
 
-# What results say of each value of trainer.select_on.
-TOLD = {"last": "last epoch", "validation": "best epoch on validation images", "test": "best epoch on test images"}
+def check(trainer: Trainer, scenario: Scenario, seed: int) -> None:
+    """Refuse a scenario of which images to choose an epoch by cannot be held out, before any training.
+
+    Args:
+        trainer: of the run.
+        scenario: the tasks to come.
+        seed: of the draw.
+
+    Raises:
+        UserError: names the task, the class and the share.
+    """
+    for task in scenario.tasks:
+        own = trainer.of_task(task.index)
+        if own.select_on == "validation":
+            divide(task, own.validation_share, seed)
 
 
 def divide(task: Task, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -92,37 +102,3 @@ def judge(images: ImageSet, place: Place) -> Callable[[Strategy], float]:
         return int(distributed.sum_(right)) / len(images)
 
     return accuracy
-
-
-class Best:
-    """The state of the best epoch of a stage so far; of equals the later one.
-
-    Args:
-        judge: says how good a strategy is.
-    """
-
-    def __init__(self, judge: Callable[[Strategy], float]) -> None:
-        self.judge = judge
-        self.accuracy = -1.0
-        self.kept: dict[str, Tensor] = {}
-
-    def look(self, strategy: Strategy) -> None:
-        """Keep the state if it is the best."""
-        accuracy = self.judge(strategy)
-        if accuracy >= self.accuracy:
-            self.accuracy = accuracy
-            self.kept = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
-
-    def take(self, strategy: Strategy) -> None:
-        """Give the strategy the best state back; nothing if it was given back before an interruption."""
-        if self.kept:
-            strategy.load_state_dict(self.kept)
-            self.kept = {}
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint inside the stage needs to go on."""
-        return {"accuracy": torch.tensor(self.accuracy, dtype=torch.float64), **with_prefix("kept", self.kept)}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from ``state``."""
-        self.accuracy, self.kept = float(tensors["accuracy"]), under("kept", tensors)

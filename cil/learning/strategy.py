@@ -16,17 +16,54 @@ while ``fit`` runs and must survive an interruption is a parameter or a buffer, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.data.images import FeatureSet, ImageSet
+from cil.data.scenario import Scenario, Task
+from cil.errors import UserError
+from cil.learning.place import Place
 from cil.nets.network import Backbone, Network
 
-if TYPE_CHECKING:
-    from cil.data.images import ImageSet
-    from cil.data.scenario import Task
-    from cil.learning.trainer import Trainer
+
+class GradientLoop(Protocol):
+    """What a strategy may ask of the trainer while it learns a task; :class:`cil.learning.trainer.Trainer` is one.
+
+    Attributes:
+        label_smoothing: the trainer's option.
+    """
+
+    label_smoothing: float
+
+    @property
+    def select_on(self) -> str:
+        """Which epoch of a stage is kept: the ``last``, or the best on ``validation`` or ``test`` images."""
+        ...
+
+    def placed(self) -> Place:
+        """Where the task is learned: device, precision, augmentation."""
+        ...
+
+    def share(self, part: float) -> int:
+        """Epochs of a stage that takes this part of the trainer's own, at least one."""
+        ...
+
+    def descend(
+        self,
+        strategy: Strategy,
+        data: ImageSet | FeatureSet,
+        replay: ImageSet | None = None,
+        *,
+        epochs: int | None = None,
+    ) -> None:
+        """Minimise the strategy's ``loss`` over new data and exemplars: one stage of training."""
+        ...
+
+    def extract(self, strategy: Strategy, data: ImageSet) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and labels (N,) of images as they are tested, of one's own share of them."""
+        ...
 
 
 class Strategy(nn.Module):
@@ -69,6 +106,26 @@ class Strategy(nn.Module):
         """The method's name in tables; says which variant is scored where a method has several networks."""
         return type(self).__name__
 
+    def check(self, scenario: Scenario) -> None:
+        """Refuse what the method cannot learn, before any training; by default what its tags rule out.
+
+        Args:
+            scenario: the tasks to come.
+
+        Raises:
+            UserError: names what does not fit and what would.
+        """
+        name = type(self).__name__
+        if scenario.pieces and self.needs_boundaries:
+            raise UserError(
+                f"strategy: {name} needs to know where tasks begin, and '{scenario.name}' is a stream without "
+                "boundaries; legal are strategies with needs_boundaries = False, such as Replay or, on a frozen "
+                "backbone, SLDA, or a scenario with boundaries, such as ClassIncremental"
+            )
+        if not isinstance(self.model.backbone, self.needs):
+            frozen = ", which a frozen one is not" * self.model.frozen
+            raise UserError(f"model.backbone: {name} needs a {self.needs.__name__}{frozen}")
+
     def grow(self, task: Task) -> None:
         """Make room for the task's new classes. Structure only: the task comes without data, maybe on ``meta``."""
         self.model.head.grow(task.n_new)
@@ -76,7 +133,7 @@ class Strategy(nn.Module):
     def begin(self, task: Task) -> None:
         """Prepare to learn. All parameters require gradients when this is called; freeze here what must not change."""
 
-    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+    def fit(self, task: Task, replay: ImageSet | None, trainer: GradientLoop) -> None:
         """Learn the task.
 
         Args:

@@ -15,29 +15,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from cil.data.augmentation import Bound
 from cil.data.images import FeatureSet, ImageSet, Joined, OnDevice, gathered, moved, near
 from cil.data.seeds import generator, seeded
 from cil.errors import UserError, unknown
+from cil.learning.best import TOLD, Best
 from cil.learning.inference import batch_size, passes
-from cil.learning.selection import TOLD, Best
+from cil.learning.learner import Learner, learner
+from cil.learning.place import Place
+from cil.learning.state import size, state_bytes
 from cil.learning.strategy import Strategy
 from cil.machine import distributed
-from cil.machine.compute import Compute, Flops
-from cil.machine.device import autocast, dtype_of
-from cil.memory.ledger import size, state_bytes
+from cil.machine.compute import Flops
 from cil.ops.freezing import train_mode
 
 # What trainer.per_task may set, and which values are legal.
@@ -71,71 +69,6 @@ LOOK = 50  # steps after which losses are read where reading waits for a GPU or 
 
 class DivergedError(RuntimeError):
     """The loss became NaN or infinite; the message says where."""
-
-
-class Watcher(Protocol):
-    """Whom the trainer tells how far it is, and who may know where an interrupted run stood."""
-
-    def epoch_starts(self, stage: int, epoch: int, epochs: int, steps: int) -> None: ...
-
-    def step_done(self) -> None: ...
-
-    def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None: ...
-
-    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer, best: Best | None) -> int:
-        """Load what a checkpoint holds of this stage; the number of epochs already done."""
-        ...
-
-    def save(
-        self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
-    ) -> None: ...
-
-
-class NoWatcher:
-    """Tells nobody, starts from the beginning."""
-
-    def epoch_starts(self, stage: int, epoch: int, epochs: int, steps: int) -> None: ...
-
-    def step_done(self) -> None: ...
-
-    def epoch_done(self, stage: int, epoch: int, epochs: int, loss: float, lr: float) -> None: ...
-
-    def restore(self, stage: int, strategy: Strategy, optimizer: Optimizer, best: Best | None) -> int:
-        return 0
-
-    def save(
-        self, stage: int, epoch: int, epochs: int, strategy: Strategy, optimizer: Optimizer, best: Best | None
-    ) -> None: ...
-
-
-@dataclass
-class Place:
-    """Where and for which task a trainer works; made by the engine for each task.
-
-    ``ordered``: the task is a piece of a stream, so its images come in their order, once. ``judge``: how good the
-    strategy is after an epoch, where the best one is to be kept. ``compute``: where costs are added up.
-    ``compile``: the mode in which ``torch.compile`` is to compile losses; None: not at all.
-    """
-
-    task: int
-    seed: int
-    augmentation: Bound
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: str = "32"
-    watcher: Watcher = field(default_factory=NoWatcher)
-    ordered: bool = False
-    judge: Callable[[Strategy], float] | None = None
-    compute: Compute = field(default_factory=Compute)
-    compile: str | None = None
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of this run: matrix products in half of it where it is mixed."""
-        return autocast(self.device, self.precision)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of network inputs and of features: float32, or float64 in a run of that precision."""
-        return dtype_of(self.precision)
 
 
 class Trainer:
@@ -305,9 +238,9 @@ class Trainer:
             if place.ordered and self.epochs != 1:
                 raise RuntimeError(f"{self.epochs} passes over a stream, whose images are seen once")
             first = place.watcher.restore(stage, strategy, optimizer, best)
-            with distributed.learner(strategy, place.compile) as learner:
+            with learner(strategy, place.compile) as learning:
                 for epoch in range(first, self.epochs):
-                    loss = self.run_epoch(learner, read, optimizer, stage, epoch)
+                    loss = self.run_epoch(learning, read, optimizer, stage, epoch)
                     place.watcher.epoch_done(stage, epoch, self.epochs, loss, optimizer.param_groups[0]["lr"])
                     if best:
                         with place.compute.phase("evaluation"):
@@ -358,7 +291,7 @@ class Trainer:
 
     def run_epoch(
         self,
-        learner: distributed.Learner,
+        learner: Learner,
         data: ImageSet | OnDevice | FeatureSet,
         optimizer: Optimizer,
         stage: int,
@@ -431,9 +364,7 @@ class Trainer:
                 "A smaller trainer.lr or a trainer.clip_grad may help."
             )
 
-    def train_step(
-        self, learner: distributed.Learner, x: Tensor, y: Tensor, weight: float, optimizer: Optimizer
-    ) -> Tensor:
+    def train_step(self, learner: Learner, x: Tensor, y: Tensor, weight: float, optimizer: Optimizer) -> Tensor:
         """One step on a share of a batch, (B, C, H, W), (B,); its part of the loss before it, detached, ()."""
         with self.placed().autocast():
             loss = learner.loss(x, y)

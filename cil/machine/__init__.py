@@ -1,4 +1,4 @@
-"""What computes: the device, its precision, its costs, and several processes. Nothing of learning belongs here."""
+"""What computes: device, precision, costs, several processes; nothing of learning."""
 
 from cil import renamed
 

@@ -6,12 +6,10 @@ import contextlib
 import ctypes
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cil.errors import UserError, unknown
 
@@ -96,29 +94,6 @@ def _fast_bfloat16() -> bool:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Matrix products and convolutions in half precision where the precision is mixed; nothing elsewhere."""
     return torch.autocast(device.type, HALF.get(precision, torch.bfloat16), enabled=precision in HALF)
-
-
-class Compiled:
-    """A loss compiled by ``torch.compile`` for batches of one shape; batches of another shape are computed as they are.
-
-    The first batch, whose operations the engine counts, is computed as it is, too.
-
-    Args:
-        loss: of a strategy: (B, C, H, W), (B,) -> ().
-        mode: of ``torch.compile``; ``reduce-overhead`` records CUDA graphs.
-    """
-
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], mode: str) -> None:
-        torch.compiler.reset()  # what was compiled before was for fewer classes
-        self.plain = loss
-        self.compiled = torch.compile(loss, mode=mode, dynamic=False)
-        self.shape: torch.Size | None = None
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.shape is None:
-            self.shape = x.shape
-            return self.plain(x, y)
-        return self.compiled(x, y) if x.shape == self.shape else self.plain(x, y)
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -18,11 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cil.errors import UserError
-from cil.machine.device import Compiled
 
 if TYPE_CHECKING:
     from cil.data.images import ImageSet
-    from cil.learning.strategy import Strategy
 
 T = TypeVar("T")
 WAIT = datetime.timedelta(hours=6)  # for one another: the first process may have features to compute for all
@@ -174,61 +172,12 @@ def from_first(value: T) -> T:
     return box[0]
 
 
-class Learner:
-    """A strategy whose loss is to be minimised, in this process alone.
-
-    Args:
-        strategy: what learns.
-        compile: mode in which its loss is compiled; None: not at all.
-    """
-
-    def __init__(self, strategy: Strategy, compile: str | None = None) -> None:
-        self.strategy = strategy
-        self._loss = Compiled(strategy.loss, compile) if compile else strategy.loss
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The strategy's loss of this process's share of a batch."""
-        return self._loss(x, y)
-
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, averaged over all processes."""
-        loss.backward()
-
-
-class _Together(Learner):
-    """The same with gradients averaged by Fabric."""
-
-    def __init__(self, strategy: Strategy) -> None:
-        super().__init__(strategy)
-        self.module = _fabric.setup_module(strategy, move_to_device=False)
-        self.module.mark_forward_method("loss")
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.module.loss(x, y)
-
-    def backward(self, loss: Tensor) -> None:
-        _fabric.backward(loss, model=self.module)
-
-
-@contextlib.contextmanager
-def learner(strategy: Strategy, compile: str | None = None) -> Iterator[Learner]:
-    """What the gradient loop minimises: the strategy's loss, with gradients averaged over all processes.
-
-    Args:
-        strategy: what learns.
-        compile: mode in which its loss is compiled where one process learns alone; None: not at all.
+def fabric() -> Any:
+    """What averages gradients over the processes.
 
     Raises:
         RuntimeError: the process group was not made by :func:`launch`.
     """
-    if world_size() == 1:
-        yield Learner(strategy, compile)
-        return
     if _fabric is None:
         raise RuntimeError("several processes learn together in distributed.launch, which was not called")
-    together = _Together(strategy)
-    try:
-        yield together
-    finally:
-        del together
-        strategy.__dict__.pop("forward", None)  # the detour on which Fabric sends a loss through DDP
+    return _fabric

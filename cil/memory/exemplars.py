@@ -11,62 +11,17 @@ import torch
 from torch import Tensor
 
 from cil.data.images import ImageSet
-from cil.data.scenario import Task
+from cil.data.scenario import Scenario, Task
 from cil.errors import UserError, unknown
+from cil.learning.strategy import Strategy
 from cil.memory.codecs import Codec, make_codec
+from cil.ops.herding import closest_to_mean, herding
 
 SELECTIONS = ("herding", "random", "closest_to_mean", "reservoir")
 ALIGNMENTS = ("final", "always")
 CONVENTIONS = ("strict", "paper")
 LABEL_BYTES = 4  # int32
-TIE = 1e-12  # of squared distances between unit vectors in float64: far above rounding, far below what differs
 Features = Callable[[ImageSet], Tensor]  # N images -> (N, D)
-
-
-def herding(features: Tensor, n: int) -> np.ndarray:
-    """Indices of n images, each chosen so that the mean of those chosen so far is nearest to the class mean.
-
-    Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017, algorithm 4, without
-    replacement. One matrix-vector product a pick: with s the sum of the picks,
-    ||mu - (v + s) / k||^2 k^2 = ||v||^2 + 2 v.(s - k mu) + terms without v. Ties, such as between the only two images
-    of a class, go to the lowest index, also where rounding tells them apart.
-
-    Args:
-        features: one class's features (N, D), not yet normalised.
-        n: how many; at most N are returned.
-
-    Returns:
-        int64 indices (min(n, N),), best first.
-
-    Raises:
-        ValueError: a feature is NaN or infinite.
-    """
-    v = features.cpu().double()
-    if not torch.isfinite(v).all():
-        raise ValueError("herding: a feature is NaN or infinite, so the network is broken")
-    v = (v / (v.norm(dim=1, keepdim=True) + 1e-8)).numpy()  # small steps cost less in NumPy
-    towards_mean = 2 * (v @ v.mean(0))  # (N,)
-    distance = np.einsum("nd,nd->n", v, v)  # plus 2 v.s of the picks so far; infinite for the picks themselves
-    chosen = np.empty(min(n, len(v)), dtype=np.int64)
-    for k in range(len(chosen)):
-        distance -= towards_mean
-        chosen[k] = pick = int(np.argmax(distance <= distance.min() + TIE))
-        distance += 2 * (v @ v[pick])
-        distance[pick] = np.inf
-    return chosen
-
-
-def closest_to_mean(features: Tensor, n: int) -> np.ndarray:
-    """Indices of the n images whose normalised features are nearest to the class mean, nearest first.
-
-    Args:
-        features: one class's features (N, D).
-        n: how many; at most N are returned.
-    """
-    v = features.cpu().double()
-    v = v / (v.norm(dim=1, keepdim=True) + 1e-8)
-    distance = (v - v.mean(0)).norm(dim=1)  # (N,)
-    return torch.argsort(distance, stable=True)[:n].cpu().numpy()
 
 
 def reservoir(seen: int, n: int, size: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +119,33 @@ class Memory:
             raise UserError(f"memory.code_new: {self.codec} stores every pixel, so it would change nothing; give false")
         if self.selection == "reservoir" and (not isinstance(self.exemplars, int) or self.budget is not None):
             raise UserError("memory.selection: reservoir needs a total number in memory.exemplars")
+
+    def check_run(self, strategy: Strategy, scenario: Scenario) -> None:
+        """Refuse exemplars that a method does not keep, or too few of them, before any training.
+
+        Args:
+            strategy: whose tags are looked at.
+            scenario: whose classes share the exemplars.
+
+        Raises:
+            UserError: names the option, its value and what is legal.
+        """
+        name = type(strategy).__name__
+        if strategy.exemplar_free and not self.empty and self.budget is None:
+            kept = self.per_class if self.exemplars is None else self.exemplars
+            raise UserError(f"memory: {name} is exemplar-free and the run gives it {kept} exemplars; set them to 0")
+        if strategy.needs_all_data and not self.unbounded:
+            raise UserError(
+                f"memory.exemplars: {name} trains on all data of the past, outside any budget; say so with "
+                f"memory.exemplars: all (it is {self.exemplars})"
+            )
+        keeps = not (self.empty or strategy.exemplar_free)
+        if keeps and self.quota(scenario.n_classes) == 0 and self.selection != "reservoir":
+            raise UserError(
+                f"memory.exemplars: {self.exemplars} is less than one for each of the {scenario.n_classes} classes; "
+                f"give 0, or {scenario.n_classes} and more"
+            )
+        self.make_codec(scenario.image_shape)
 
     @property
     def unbounded(self) -> bool:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cil.features import cache
+from cil.learning.state import size
 from cil.learning.strategy import Strategy
 from cil.memory.exemplars import LABEL_BYTES, Exemplars
+from cil.nets import lookup
 from cil.nets.heads import CosineHead, LinearHead
 from cil.ops.statistics import Statistics
 
@@ -47,11 +48,6 @@ class Bytes(TypedDict):
 def counted(measured: Bytes, convention: str) -> int:
     """The total in the convention ``strict`` or ``paper``."""
     return measured["strict"] if convention == "strict" else measured["paper"]
-
-
-def size(tensor: Tensor) -> int:
-    """Bytes of a tensor's values."""
-    return tensor.numel() * tensor.element_size()
 
 
 def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0) -> Bytes:
@@ -123,12 +119,6 @@ def measure_run(strategy: Strategy, exemplars: Exemplars) -> Bytes:
     return measure(strategy, len(exemplars), exemplars.image_bytes, exemplars.codec.length_bytes)
 
 
-def state_bytes(module: nn.Module) -> int:
-    """Bytes of a module's ``state_dict``, tensors that are shared counting once."""
-    tensors = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
-    return sum(map(size, tensors.values()))
-
-
 class _Reads(TorchDispatchMode):
     """Notes the storage of every tensor that an operation takes."""
 
@@ -155,7 +145,7 @@ def inference_bytes(strategy: Strategy, x: Tensor, *, n_means: int = 0) -> int:
         x: a batch of network input (B, C, H, W).
         n_means: class means to compare features with, in place of the scores; 0: the scores are used.
     """
-    with _Reads() as reads, torch.no_grad(), cache.use(None):
+    with _Reads() as reads, torch.no_grad(), lookup.use(None):
         found = strategy.features(x) if n_means else strategy(x)
     used = {
         id(tensor): tensor

@@ -1,1 +1,1 @@
-"""Backbones and heads. A backbone maps images (B, C, H, W) to features (B, D) and says D in ``num_features``."""
+"""Backbones, which map images (B, C, H, W) to features (B, D), and heads that grow; not how they learn."""

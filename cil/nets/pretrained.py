@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.errors import UserError, nearest, unknown
-from cil.features import cache
+from cil.nets import lookup
 from cil.ops.freezing import freeze
 
 TIMM = "timm:"
@@ -119,7 +119,7 @@ class Pretrained(nn.Module):
         """(B, C, H, W) -> (B, D); a frozen backbone's features may come from the cache."""
         if not self.frozen:
             return self.body(self.prepare(x))
-        features = cache.active()
+        features = lookup.active()
         found = self.compute(x) if features is None else features.look_up(self, x)
         return found.to(x.dtype)
 

@@ -1,1 +1,1 @@
-"""What one run writes for people and programs. What it measures is in ``cil.evaluation``."""
+"""What one run writes for people and programs; not what it measures."""

@@ -18,7 +18,8 @@ from typing import IO, Any
 import yaml
 
 from cil.errors import UserError
-from cil.experiment.checkpoint import Checkpoints, write_atomic
+from cil.experiment.checkpoint import Checkpoints
+from cil.files import write_atomic
 from cil.report import report
 
 try:

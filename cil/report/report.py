@@ -21,7 +21,7 @@ from cil.data.scenario import Scenario
 from cil.evaluation import metrics, streaming
 from cil.experiment.experiment import Experiment
 from cil.experiment.resume import Record
-from cil.learning import selection
+from cil.learning import best
 from cil.learning.strategy import Strategy
 from cil.machine import distributed
 from cil.memory.ledger import STATE, STORED
@@ -112,7 +112,7 @@ def results(experiment: Experiment, records: list[Record]) -> dict[str, Any]:
         "exemplar_free": strategy.exemplar_free,
         "budget": dataclasses.asdict(budget) if budget else None,
         "sized": None if experiment.sized is None else dict([experiment.sized]),
-        "selected_by": selection.TOLD[experiment.selected_on],
+        "selected_by": best.TOLD[experiment.selected_on],
         "pretrained_classes": getattr(strategy.model.backbone, "pretrained_classes", None),
         "pretrained_stream": own_stream(strategy, scenario),
         "evaluator": strategy.evaluator,

@@ -1,1 +1,1 @@
-"""The conformance suite, public for authors of strategies: its promises, and the toy runs it watches."""
+"""The conformance suite, public for authors of strategies, and its toy runs; not the tests of this project."""

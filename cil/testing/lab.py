@@ -31,8 +31,9 @@ from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.experiment.resume import restore, save_boundary
 from cil.experiment.run import learn, select
+from cil.learning.place import NoWatcher
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import NoWatcher, Trainer
+from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Exemplars, Memory
 from cil.memory.ledger import Bytes, measure_run
 from cil.nets.heads import LinearHead

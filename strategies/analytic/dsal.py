@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.learning.frozen import Analytic
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
 from cil.ops.buffers import RandomFeatures
 from cil.ops.ridge import decompose
@@ -71,7 +71,7 @@ class DSAL(Analytic):
     def targets(self, labels: Tensor, task: Task) -> Tensor:
         return decompose(super().targets(labels, task), task.n_old)[1]
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         def main(precision: torch.dtype) -> Pairs:
             for u, y in self.chunks(features, labels, task):
                 yield u.relu().to(precision), y

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.learning.frozen import Analytic
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
 from cil.ops.buffers import GaussianKernel
@@ -53,7 +53,7 @@ class GKEAL(Analytic):
     def make_expansion(self, width: int) -> Statistics:
         return GaussianKernel(self.model.num_features, width)
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         if task.index == 0:
             self.expansion.settle(distributed.gather(features), self.sigma)
         super().observe(task, features, labels, trainer)

@@ -22,7 +22,7 @@ from torch import Tensor
 from cil.data.scenario import Task
 from cil.errors import UserError
 from cil.learning.frozen import RandomAnalytic
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
 from cil.ops.ridge import cholesky, solve
@@ -60,7 +60,7 @@ class RanPAC(RandomAnalytic):
         super().__init__(model, init=init, width=width, gamma=gamma, **options)
         self.penalties, self.held_out = penalties, held_out
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         gammas = powers_of_ten() if self.penalties is None else self.penalties
         every, own = distributed.gather(features), distributed.gather(labels)
         order = torch.randperm(len(every), device=every.device)

@@ -1,1 +1,1 @@
-"""Lower and upper bounds, and plain replay: what every method is held against."""
+"""Bounds, and plain replay: what every method is held against; no method of its own."""

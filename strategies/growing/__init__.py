@@ -1,1 +1,1 @@
-"""Methods whose network grows with the tasks, or grows and is compressed again."""
+"""Methods whose network grows with the tasks, also those that compress it again."""

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
-from cil.learning.strategy import Strategy
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.network import Network
 from cil.ops.alignment import align
 from cil.ops.expansion import auxiliary_loss
@@ -72,7 +71,7 @@ class DER(Strategy):
     def features(self, x: Tensor) -> Tensor:
         return torch.cat([backbone(x) for backbone in self.backbones], 1)  # (B, T D)
 
-    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+    def fit(self, task: Task, replay: ImageSet | None, trainer: GradientLoop) -> None:
         trainer.descend(self, task.train, replay)
         if replay is not None and self.balance == "retrain":
             self.retraining = True

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
 from cil.errors import UserError
-from cil.learning.strategy import Strategy
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.distillation import distillation
@@ -104,7 +103,7 @@ class FOSTER(Strategy):
             self.pair = Pair(self.model)
             freeze(self.model)
 
-    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+    def fit(self, task: Task, replay: ImageSet | None, trainer: GradientLoop) -> None:
         if self.pair is None or self.helper is None:  # the first task
             trainer.descend(self, task.train, replay)
             return

@@ -1,1 +1,1 @@
-"""Methods that describe classes by statistics of their features on a frozen backbone."""
+"""Methods that describe classes by statistics of features on a frozen backbone; not those that solve for weights."""

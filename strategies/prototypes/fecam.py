@@ -23,7 +23,7 @@ from torch import Tensor
 from cil.data.scenario import Task
 from cil.errors import UserError
 from cil.learning.frozen import Prototypical
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
 from cil.ops.calibration import calibrated, similarity_weights
 from cil.ops.covariances import ClassCovariances
@@ -63,7 +63,7 @@ class FeCAM(Prototypical):
             self.covariances = ClassCovariances(self.model.num_features)
         self.covariances.grow(task.n_new)
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         self.covariances.learn(features, labels, self.prototypes)
         super().observe(task, features, labels, trainer)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from cil.data.images import FeatureSet
 from cil.data.scenario import Task
 from cil.learning.frozen import Prototypical
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
@@ -54,7 +54,7 @@ class FeTrIL(Prototypical):
             return self.classification(self.linear(x), y)
         return super().loss(x, y)
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         super().observe(task, features, labels, trainer)
         every, own = distributed.gather(features), distributed.gather(labels)
         x, y = with_absent_classes(every, own, self.prototypes.means.float())

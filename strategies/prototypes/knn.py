@@ -15,10 +15,10 @@ from torch import Tensor
 from cil.data.scenario import Task
 from cil.errors import UserError
 from cil.learning.frozen import Frozen
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
-from cil.memory.exemplars import herding
 from cil.nets.network import Network
+from cil.ops.herding import herding
 from cil.ops.nearest import KeptFeatures
 
 
@@ -49,7 +49,7 @@ class KNN(Frozen):
             self.kept = KeptFeatures(self.model.num_features, self.per_class)
         self.kept.grow(task.n_new)
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         every, owners = distributed.gather(features), distributed.gather(labels)
         for label in task.present:
             own = every[owners == label]

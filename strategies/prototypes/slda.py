@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.learning.frozen import Prototypical
-from cil.learning.trainer import Trainer
+from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
 from cil.ops.growing import extended
@@ -63,7 +63,7 @@ class SLDA(Prototypical):
             self.discriminant = Discriminant(self.model.num_features)
         self.discriminant.grow(task.n_new)
 
-    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: Trainer) -> None:
+    def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         every, own = distributed.gather(features).double(), distributed.gather(labels)
         seen = int(self.prototypes.counts.sum())
         deviations = before_update(every, own, self.prototypes.means, self.prototypes.counts)  # (N, D)

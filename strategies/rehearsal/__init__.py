@@ -1,1 +1,1 @@
-"""Methods that keep one network and exemplars, and distil what the network knew."""
+"""Methods that keep one network and exemplars; not those whose network grows."""

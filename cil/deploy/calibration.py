@@ -20,7 +20,7 @@ from torch import Tensor
 from cil.deploy.finished import Finished
 from cil.errors import UserError
 from cil.evaluation import few_shot
-from cil.experiment.checkpoint import write_atomic
+from cil.files import write_atomic
 from cil.learning.inference import features_of
 from cil.ops.calibration import similarity_weights
 from cil.ops.means import ClassMeans
