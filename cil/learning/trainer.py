@@ -303,11 +303,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale if self.schedule != "cosine" else self._cosine(group, epoch)
         draws = generator(place.seed, "batches", place.task, stage, epoch)
-        if place.ordered:
-            sizes = self.n_new, len(data) - self.n_new
-            batches = list(stream_batches(*sizes, self.batch_size, self.steps_per_batch, draws))
-        else:
-            batches = list(split_batches(torch.randperm(len(data), generator=draws), self.batch_size))
+        batches = self.batches(len(data), stage, epoch, draws)
         place.watcher.epoch_starts(stage, epoch, self.epochs, len(batches))
         train_mode(learner.strategy)
         losses = torch.zeros(len(batches), device=place.device)
@@ -332,6 +328,19 @@ class Trainer:
                 place.compute.training_flops += self.flops_per_image * len(index)
                 place.watcher.step_done()
         return float(losses.double().mean())
+
+    def batches(self, n: int, stage: int, epoch: int, draws: torch.Generator) -> list[Tensor]:
+        """Which images each step of an epoch sees: positions among the n of a stage, one (B,) int64 for each step.
+
+        Args:
+            n: new images, followed by exemplars.
+            stage: of the task.
+            epoch: of the stage.
+            draws: of the order.
+        """
+        if self.placed().ordered:
+            return list(stream_batches(self.n_new, n - self.n_new, self.batch_size, self.steps_per_batch, draws))
+        return list(split_batches(torch.randperm(n, generator=draws), self.batch_size))
 
     def batch(
         self, read: Tensor, labels: Tensor, index: Tensor, draws: torch.Generator
