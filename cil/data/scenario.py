@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from cil.data import blind
 from cil.data.images import Dataset, ImageSet, Joined
 from cil.errors import UserError
-from cil.data import blind
 
 
 @dataclass(frozen=True)
