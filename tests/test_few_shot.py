@@ -350,6 +350,16 @@ def test_base_rows_keep_every_bit_and_new_rows_stay_as_calibrated():
     assert not torch.allclose(steps[-1][0][3:], plain[-1][0][3:])
 
 
+@pytest.mark.parametrize("fusion", ["paper", "released"])
+def test_calibrated_rows_have_the_same_bits_however_many_come_after_them(fusion):
+    draws = torch.Generator().manual_seed(0)  # 12 numbers and 6 classes: a plain product differs with its height
+    new, base = (torch.randn(k, 12, generator=draws, dtype=torch.float64) for k in (40, 6))
+    whole, weights = calibrated(new, base, 0.5, 16.0, fusion), similarity_weights(new, base, 16.0)
+    for n in range(41):
+        assert torch.equal(calibrated(new[:n], base, 0.5, 16.0, fusion), whole[:n])
+        assert torch.equal(similarity_weights(new[:n], base, 16.0), weights[:n])
+
+
 def test_prototypes_are_means_and_scores_cosines():
     steps, experiment = trace(ProtoNet)
     place = experiment.place(0)

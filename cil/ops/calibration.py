@@ -9,6 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FUSIONS = ("paper", "released")
+ROWS = 8  # of a product
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Each row times a matrix, with bits that do not depend on the rows after it: (N, K), (K, M) -> (N, M).
+
+    Libraries add up a product's sums in an order that depends on its height. So all products have one height here, the
+    last one filled up with zeros.
+    """
+    filled = F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
+    return torch.cat([some @ matrix for some in filled.split(ROWS)])[: len(rows)]
 
 
 def similarity_weights(new: Tensor, base: Tensor, tau: float) -> Tensor:
@@ -22,7 +33,7 @@ def similarity_weights(new: Tensor, base: Tensor, tau: float) -> Tensor:
         base: prototypes of base classes.
         tau: the inverse temperature; 0 weighs all alike, large values take the most similar one alone.
     """
-    return torch.softmax(tau * (F.normalize(new, dim=1) @ F.normalize(base, dim=1).T), dim=1)
+    return torch.softmax(tau * product(F.normalize(new, dim=1), F.normalize(base, dim=1).T), dim=1)
 
 
 def calibrated(
@@ -31,7 +42,8 @@ def calibrated(
     """Prototypes of new classes moved towards similar base classes: (N, D), (B, D) -> (N, D).
 
     (1 - alpha) c_n + alpha d_n with d_n = sum_b w_nb c_b, all c of unit length; each row depends on its own class and
-    the base classes alone. Wang et al., NeurIPS 2023; weights as :func:`similarity_weights`.
+    the base classes alone, and keeps every bit when classes are added behind it. Wang et al., NeurIPS 2023; weights as
+    :func:`similarity_weights`.
 
     Args:
         new: prototypes of new classes, of any length.
@@ -41,7 +53,7 @@ def calibrated(
         fusion: ``paper`` takes d_n as it is; ``released``, as the authors' program, brings it to unit length first,
             which moves prototypes farther where base classes differ.
     """
-    moved = similarity_weights(new, base, tau) @ F.normalize(base, dim=1)
+    moved = product(similarity_weights(new, base, tau), F.normalize(base, dim=1))
     if fusion == "released":
         moved = F.normalize(moved, dim=1)
     return (1 - alpha) * F.normalize(new, dim=1) + alpha * moved

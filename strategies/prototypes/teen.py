@@ -8,6 +8,9 @@ classes. Nothing learns after the first task; base prototypes stay, and new ones
 Where text and program differ: the program brings the weighted sum of base prototypes to unit length before it is mixed
 in (``fusion: released``); the text does not (``fusion: paper``, the default). What is carried are the plain means;
 calibrated prototypes follow from them, so the base classes are those of the first task.
+
+On one machine and device all prototypes keep every bit from session to session; the scores of a class are the same up
+to rounding, since a product with more classes may be added up in another order.
 """
 
 from __future__ import annotations
