@@ -8,7 +8,6 @@ my_package.mine.MyStrategy`` does so.
 from __future__ import annotations
 
 import inspect
-import random
 import re
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from cil.experiment.progress import Progress
 from cil.experiment.run import run
 from cil.learning.strategy import Strategy
 from cil.memory.exemplars import Memory
-from cil.testing.lab import COUNTS, QUOTA_TOTAL, Lab, TinyNet, equal_states, hoard, toy_dataset
+from cil.testing.lab import COUNTS, LONG, QUOTA_TOTAL, SHORT, Lab, TinyNet, equal_states, toy_dataset
 
 # --- the promises -----------------------------------------------------------------------------------------------------
 
@@ -81,47 +80,22 @@ def check_learns_the_first_task(lab: Lab) -> None:
 
 def check_predicting_changes_nothing(lab: Lab) -> None:
     """Predicting changes no tensor, no training mode and no random state."""
-    x = torch.rand(5, 1, 8, 8)
-
-    def snapshot(strategy: Strategy) -> tuple[Any, ...]:
-        tensors = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
-        modes = [module.training for module in strategy.modules()]
-        draws = torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
-        return tensors, modes, draws
-
-    def watch(strategy: Strategy) -> None:
-        tensors, modes, draws = snapshot(strategy)
-        with torch.inference_mode():
-            strategy(x)
-            strategy.features(x)
-        after = snapshot(strategy)
-        changed = equal_states(tensors, after[0])
-        assert not changed, f"predicting changed {', '.join(changed)}"
-        assert modes == after[1], "predicting changed a training mode"
-        assert draws == after[2], "predicting drew from a global random generator"
-
-    list(lab.moments(lab.experiment(), watch=watch))
+    for moment in lab.trace():
+        assert not moment.look.changed, f"predicting changed {', '.join(moment.look.changed)}"
 
 
 def check_scores_do_not_depend_on_the_batch(lab: Lab) -> None:
     """An image's scores are the same alone and among others."""
-    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-
-    def watch(strategy: Strategy) -> None:
-        with torch.inference_mode():
-            together = strategy(x)
-            alone = torch.cat([strategy(one[None]) for one in x])
+    for moment in lab.trace():
+        together, alone = moment.look.together, moment.look.alone
         assert torch.allclose(together, alone, rtol=1e-4, atol=1e-4), "scores differ between a batch and single images"
-
-    list(lab.moments(lab.experiment(), watch=watch))
 
 
 def check_same_seed_same_result(lab: Lab) -> None:
     """The same seed gives the same state, bit for bit, whatever was drawn before; another seed gives another."""
     first = lab.trace()
     torch.rand(17)
-    second = list(lab.moments(lab.experiment()))
-    for one, two in zip(first, second, strict=True):
+    for one, two in zip(first, lab.trace(again=True), strict=True):
         changed = equal_states(one.state, two.state) + equal_states(one.exemplars, two.exemplars)
         assert not changed, f"two runs with one seed differ after task {one.task.index} in {', '.join(changed)}"
     other = lab.trace(seed=1)
@@ -137,12 +111,10 @@ def check_freezes_its_backbone_as_tagged(lab: Lab) -> None:
     """A backbone that is tagged to learn in the first task alone keeps every bit from then on."""
     if not lab.strategy.freezes_backbone:
         return
-    states: list[dict[str, torch.Tensor]] = []
-
-    def watch(strategy: Strategy) -> None:
-        states.append({name: tensor.clone() for name, tensor in strategy.model.backbone.state_dict().items()})
-
-    list(lab.moments(lab.experiment(), watch=watch))
+    states = [
+        {name: tensor for name, tensor in moment.state.items() if name.startswith("model.backbone.")}
+        for moment in lab.trace()
+    ]
     for later in states[1:]:
         changed = equal_states(states[0], later)
         assert not changed, f"after the first task {', '.join(changed)} changed"
@@ -164,14 +136,8 @@ def check_state_is_what_grow_made(lab: Lab) -> None:
 
 def check_nothing_is_carried_outside_the_state(lab: Lab) -> None:
     """Between tasks no tensor, array or image is held anywhere but in the state: no hidden memory."""
-
-    def watch(strategy: Strategy) -> None:
-        inside = {tensor.data_ptr() for tensor in strategy.state_dict().values()}
-        inside |= {tensor.data_ptr() for tensor in strategy.buffers()}  # rebuilt by the constructor or grow
-        hidden = [where for where, pointer in hoard(strategy) if pointer not in inside]
-        assert not hidden, f"held outside the state_dict: {', '.join(sorted(set(hidden)))}"
-
-    list(lab.moments(lab.experiment(), watch=watch))
+    for moment in lab.trace():
+        assert not moment.look.hidden, f"held outside the state_dict: {', '.join(moment.look.hidden)}"
 
 
 def check_rebuilt_strategy_goes_on_alike(lab: Lab) -> None:
@@ -191,23 +157,23 @@ def check_interrupted_training_goes_on_alike(lab: Lab) -> None:
         """The power cut."""
 
     class Cut(Progress):
-        left = 13  # epochs until the power goes
+        left = 11  # epochs until the power goes, in the second task's third
 
         def epoch_starts(self, *_: Any) -> None:
             self.left -= 1
             if not self.left:
                 raise Stop
 
-    whole = lab.trace()[-1]
+    whole, experiment = lab.trace()[-1], lab.experiment(epochs=LONG)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
         cut = Cut(Progress.silent().console)
         try:
-            run(lab.experiment(), checkpoints=checkpoints, checkpoint_every=2, progress=cut)
+            run(experiment, checkpoints=checkpoints, checkpoint_every=2, progress=cut)
             return  # the strategy does not train by gradients, so there is nothing to interrupt
         except Stop:
             pass
-        _, strategy, exemplars = run(lab.experiment(), checkpoints=checkpoints, checkpoint_every=2, resume=True)
+        _, strategy, exemplars = run(experiment, checkpoints=checkpoints, checkpoint_every=2, resume=True)
     changed = equal_states(whole.state, dict(strategy.state_dict()))
     changed += equal_states(whole.exemplars, exemplars.state())
     assert not changed, f"interrupted inside a task and resumed, the final state differs in {', '.join(changed)}"
@@ -251,7 +217,7 @@ def check_bytes_are_as_planned(lab: Lab) -> None:
 
 def check_takes_tasks_of_any_size(lab: Lab) -> None:
     """Tasks of different sizes and a first task of one class run to the end with finite scores."""
-    for moment in lab.trace(sizes=(1, 4, 1)):
+    for moment in lab.trace(sizes=(1, 4, 1), epochs=SHORT):
         assert moment.scores.shape[1] == moment.task.n_seen
         assert torch.isfinite(moment.scores).all()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import random
 import sys
 import tempfile
 import types
@@ -42,6 +43,7 @@ from cil.nets.network import Network
 SIZES = (2, 1, 3)
 COUNTS = (24, 24, 24, 2, 24, 24)  # training images of each class; the fourth has fewer than the quota
 QUOTA_TOTAL = 18
+LONG, SHORT = (8, 4, 4), (2, 2, 2)  # epochs of each task: so that the first is learned; so that it has been trained
 
 
 class TinyNet(nn.Module):
@@ -133,9 +135,27 @@ def toy_stream() -> Scenario:
 
 
 @dataclass
+class Look:
+    """What some images show of a strategy between two tasks.
+
+    Attributes:
+        hidden: where it holds tensors or arrays that are not in its state.
+        changed: what predicting changed.
+        together: scores of the images in one batch.
+        alone: scores of the same images one by one.
+    """
+
+    hidden: list[str]
+    changed: list[str]
+    together: Tensor
+    alone: Tensor
+
+
+@dataclass
 class Moment:
     """What a strategy was after a task."""
 
+    look: Look
     task: Task
     state: dict[str, Tensor]
     exemplars: dict[str, Tensor]
@@ -178,9 +198,12 @@ class Lab:
             return Memory(exemplars="all")
         return Memory(exemplars=0 if self.strategy.exemplar_free else QUOTA_TOTAL)
 
-    def experiment(self, seed: int = 0, sizes: tuple[int, ...] = SIZES) -> Experiment:
-        """The toy experiment with this seed."""
-        trainer = Trainer(epochs=8, batch_size=12, lr=0.05, weight_decay=1e-4)
+    def experiment(
+        self, seed: int = 0, sizes: tuple[int, ...] = SIZES, epochs: tuple[int, ...] | None = None
+    ) -> Experiment:
+        """The toy experiment with this seed; eight epochs a task if none are given."""
+        per_task = {index: {"epochs": n} for index, n in enumerate(epochs or ())}
+        trainer = Trainer(epochs=8, batch_size=12, lr=0.05, weight_decay=1e-4, per_task=per_task)
         seeds = Seeds(seed, seed, seed)
         return Experiment(toy_scenario(sizes), self.build, trainer, self.memory(), seeds=seeds)
 
@@ -195,11 +218,26 @@ class Lab:
 
         return Experiment(toy_stream(), build, trainer, self.memory())
 
-    def trace(self, seed: int = 0, sizes: tuple[int, ...] = SIZES, rebuild: bool = False) -> list[Moment]:
-        """The state after each task; with ``rebuild`` everything is written, thrown away and read back in between."""
-        key = (seed, sizes, rebuild)
+    def trace(
+        self,
+        seed: int = 0,
+        sizes: tuple[int, ...] = SIZES,
+        epochs: tuple[int, ...] = LONG,
+        rebuild: bool = False,
+        again: bool = False,
+    ) -> list[Moment]:
+        """What the strategy was after each task; the same arguments give the run that was made before.
+
+        Args:
+            seed: of the run.
+            sizes: classes of each task.
+            epochs: of each task.
+            rebuild: everything is written, thrown away and read back between tasks.
+            again: run it once more.
+        """
+        key = (seed, sizes, epochs, rebuild, again)
         if key not in self._traces:
-            self._traces[key] = list(self.moments(self.experiment(seed, sizes), rebuild=rebuild))
+            self._traces[key] = list(self.moments(self.experiment(seed, sizes, epochs), rebuild=rebuild))
         return self._traces[key]
 
     def moments(
@@ -223,6 +261,7 @@ class Lab:
                 guard.open = False
                 if watch:
                     watch(strategy)
+                seen_between = look(strategy)
                 test_guard.open = True
                 seen = test.of_classes(range(task.n_seen))
                 names = experiment.scored_by(strategy)
@@ -232,7 +271,7 @@ class Lab:
                 test_guard.open = False
                 state = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
                 size = measure_run(strategy, exemplars)
-                yield Moment(task, state, exemplars.state(), predictions, size, scores)
+                yield Moment(seen_between, task, state, exemplars.state(), predictions, size, scores)
                 if rebuild:
                     checkpoints = Checkpoints(Path(folder))
                     save_boundary(checkpoints, task, strategy, exemplars, [{}] * (task.index + 1))
@@ -276,6 +315,32 @@ def equal_states(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+
+
+@torch.inference_mode()
+def look(strategy: Strategy) -> Look:
+    """Show some images to a strategy, and see what that changes."""
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    inside = {tensor.data_ptr() for tensor in strategy.state_dict().values()}
+    inside |= {tensor.data_ptr() for tensor in strategy.buffers()}  # rebuilt by the constructor or grow
+    hidden = sorted({where for where, pointer in hoard(strategy) if pointer not in inside})
+    tensors = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
+    modes, draws = _modes(strategy), _draws()
+    together, _ = strategy(x), strategy.features(x)
+    alone = torch.cat([strategy(one[None]) for one in x])
+    changed = equal_states(tensors, dict(strategy.state_dict()))
+    changed += ["a training mode"] * (modes != _modes(strategy))
+    changed += ["a global random generator"] * (draws != _draws())
+    return Look(hidden, changed, together, alone)
+
+
+def _modes(strategy: Strategy) -> list[bool]:
+    return [module.training for module in strategy.modules()]
+
+
+def _draws() -> tuple[Any, ...]:
+    """States of the global random generators."""
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())
 
 
 def hoard(strategy: Strategy) -> Iterator[tuple[str, int]]:
