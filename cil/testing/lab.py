@@ -126,12 +126,12 @@ def toy_scenario(sizes: tuple[int, ...] = SIZES) -> Scenario:
     return disjoint(toy_dataset(), [range(a, b) for a, b in itertools.pairwise(starts)], name="toy")
 
 
-def toy_stream() -> Scenario:
-    """The toy classes in two blurry phases without a boundary, in pieces of at most 16 images; some bring no class."""
+def toy_stream(every: int = 16) -> Scenario:
+    """The toy classes in two blurry phases without a boundary, in pieces of so many images; some bring no class."""
     labels, draws = toy_dataset().train.labels.numpy(), np.random.default_rng(11)
     early = (labels < 3) ^ (draws.random(len(labels)) < 0.1)  # a tenth of the images comes in the other phase
     phases = [draws.permutation(np.flatnonzero(part)) for part in (early, ~early)]
-    return stream(toy_dataset(), phases, name="toy stream", every=16, nfa_shift=0)
+    return stream(toy_dataset(), phases, name="toy stream", every=every, nfa_shift=0)
 
 
 @dataclass
@@ -207,8 +207,8 @@ class Lab:
         seeds = Seeds(seed, seed, seed)
         return Experiment(toy_scenario(sizes), self.build, trainer, self.memory(), seeds=seeds)
 
-    def stream_experiment(self, *, frozen: bool = False) -> Experiment:
-        """The toy stream, each image seen once; with ``frozen`` on a backbone that never learns."""
+    def stream_experiment(self, *, frozen: bool = False, every: int = 16) -> Experiment:
+        """The toy stream in pieces of ``every`` images, each seen once; with ``frozen`` the backbone never learns."""
         trainer = Trainer(epochs=1, batch_size=6, lr=0.05, weight_decay=1e-4)
 
         def build() -> Strategy:
@@ -216,7 +216,7 @@ class Lab:
             strategy.model.frozen = frozen
             return strategy
 
-        return Experiment(toy_stream(), build, trainer, self.memory())
+        return Experiment(toy_stream(every), build, trainer, self.memory())
 
     def trace(
         self,
