@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import inspect
 import os
 import re
@@ -122,8 +123,12 @@ class PlainParser(argparse.ArgumentParser):
         raise UserError(f"{message}. {' '.join(self.format_usage().split())}")
 
 
+@functools.cache
 def make_parser(prog: str) -> Parser:
-    """The parser of ``tools/train.py``: options, groups and classes, each documented by its constructor."""
+    """The parser of ``tools/train.py``: options, groups and classes, each documented by its constructor.
+
+    It is made once: a sweep parses hundreds of command lines.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     parser = Parser(
         prog=prog, allow_abbrev=False, description="Learn a class-incremental scenario and report accuracy and bytes."

@@ -130,8 +130,8 @@ def _cells(sweep: Sweep, protocol: Protocol) -> Iterator[tuple[str, str, tuple[i
 
 
 def _seeded(sweep: Sweep, place: tuple[str, str, str], seeds: tuple[int, ...], argv: list[str]) -> Iterator[Run]:
-    """The runs of a cell. They differ in the seed alone, so the command line is checked once."""
-    parsed = None
+    """The runs of a cell. They differ in the seed alone, so the command line is read and checked once."""
+    parsed, resolved = None, {}
     for seed in seeds:
         folder = sweep.out.joinpath(*map(_safe, place), f"seed{seed}")
         full = [*argv, "--seed", str(seed), "--run_dir", str(folder), "--resume"]
@@ -145,10 +145,9 @@ def _seeded(sweep: Sweep, place: tuple[str, str, str], seeds: tuple[int, ...], a
                 cfg.reference(built.memory.budget, built.model, channels=3)  # how many there are is in the data
                 if parsed.overwrite or parsed.dry_run:
                     raise UserError("a file sets `overwrite` or `dry_run`, which have no place in a sweep")
-        one = parsed.clone()
-        one.seed, one.run_dir = seed, str(folder)
-        resolved = yaml.safe_load(kept(parser, one))
-        yield Run(*place, seed, RunFolder(folder), tuple(full), one.threads, resolved)
+                resolved = yaml.safe_load(kept(parser, parsed))
+        own = {**resolved, "seed": seed, "run_dir": str(folder)}
+        yield Run(*place, seed, RunFolder(folder), tuple(full), parsed.threads, own)
 
 
 def _fixed(method: Method, kind: type[Strategy], budget: Budget) -> Options | None:
