@@ -263,6 +263,9 @@ class Coded:
                 if isinstance(images, UserError):
                     raise images
                 yield images
+        except UserError:
+            self._loader = None  # ends the workers now; when the error's frames are collected, they are waited for in vain
+            raise
         finally:
             self._busy.release()
 

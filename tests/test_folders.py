@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -223,10 +224,11 @@ def test_a_broken_file_is_named_before_the_training(images, workers, tmp_path, s
     image_tree(tmp_path / "pets", classes="abcde")
     path = tmp_path / "pets/train/d/1.png"
     path.write_bytes(path.read_bytes()[:-40])
-    place = str(tmp_path / "kept") if images == "folder" else images
+    place, before = str(tmp_path / "kept") if images == "folder" else images, set(multiprocessing.active_children())
     for _ in range(2):
         with pytest.raises(UserError, match=r"^data: 'folder:.*train/d/1\.png cannot be read as an image"):
             load(f"folder:{tmp_path / 'pets'}", images=place, workers=workers)
+    assert set(multiprocessing.active_children()) <= before
     if images == "folder":
         assert not list((tmp_path / "kept").glob("pets-*")), "nothing that is not whole has the name"
         image_file(path, np.zeros((6, 6, 3), dtype=np.uint8))
