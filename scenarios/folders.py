@@ -264,7 +264,8 @@ class Coded:
                     raise images
                 yield images
         except UserError:
-            self._loader = None  # ends the workers now; when the error's frames are collected, they are waited for in vain
+            # Ends the workers now: once the frames of the error are garbage, they are waited for in vain.
+            self._loader = None
             raise
         finally:
             self._busy.release()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from cil.nets.network import Model
 from cil.report import report
 from cil.testing.lab import COUNTS, Lab, toy_scenario
 from cil.units import mib, parse_bytes
+from tools import memory as memory_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 FIND = functools.partial(find_class, "strategy")
@@ -75,16 +74,25 @@ CURVES = {
 }
 
 
+ROWS = {"aligned": tables.aligned, "budgets": tables.budgets}
+
+
+@functools.cache
+def rows(name):
+    """A table, made once: it takes seconds."""
+    return list(ROWS[name](FIND))
+
+
 def test_the_aligned_numbers_of_exemplars_are_the_published_ones():
     found = {}
-    for row in tables.aligned(FIND):
+    for row in rows("aligned"):
         found.setdefault(row.setting, {})[row.strategy] = row.exemplars
     assert {name: (own["replay"], own["memo"], own["der"]) for name, own in found.items()} == ALIGNED
 
 
 def test_the_budgets_of_the_curves_are_the_published_ones():
     found = {}
-    for row in tables.budgets(FIND):
+    for row in rows("budgets"):
         found.setdefault((row.setting, mib(row.budget)), {})[row.strategy] = row
     numbers = {
         key: (
@@ -107,12 +115,13 @@ def test_rounding_is_down_to_whole_images():
     assert tables.fit(4 * 10 + 3 * 48 - 1, 10, 48) == 2
 
 
-def test_the_table_is_printed():
-    done = subprocess.run(
-        [sys.executable, "tools/memory.py", "table"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+def test_the_table_is_printed(monkeypatch, capsys):
+    for name in ROWS:  # those of the tests above
+        monkeypatch.setattr(tables, name, lambda find, name=name: rows(name))
+    assert memory_tool.main(["table"]) == 0
+    told = capsys.readouterr().out
     for words in ("7431", "3312", "5017", "2729", "4,635,040", "603.5 images"):
-        assert words in done.stdout
+        assert words in told
 
 
 # --- stating a budget -------------------------------------------------------------------------------------------------

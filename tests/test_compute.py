@@ -191,8 +191,15 @@ def test_a_compiled_loss_is_for_batches_of_one_shape(monkeypatch):
     assert calls == 2 * [{"mode": "reduce-overhead", "dynamic": False}]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiling_changes_nothing_but_rounding():
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="what torch.compile writes for a processor without vector instructions is no valid C++",
+)
+def test_compiling_changes_nothing_but_rounding(tmp_path, monkeypatch):
+    # What was compiled for a processor with other instructions lies in the same place, and may be taken for ours.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     states = []
     for mode in (None, "default"):
         experiment = Lab(WA).experiment(sizes=(4, 2))
@@ -249,8 +256,8 @@ import resource, sys, torch
 from cil.machine.device import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
-for step in range(30):
-    if step == 5:
+for step in range(10):
+    if step == 3:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(12 * 2**20)  # 48 MiB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

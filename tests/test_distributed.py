@@ -67,7 +67,7 @@ def alone():
     return {name: final_state(name) for name in OPTIONS}
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_result_on_several_processes_is_that_of_one(world, alone, tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     for states in on_processes(world, tmp_path):

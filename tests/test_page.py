@@ -131,7 +131,10 @@ def test_a_page_without_findings_says_so(tmp_path):
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+
+def needs_browser(test):
+    """Slow, and skipped where there is none."""
+    return pytest.mark.slow(pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")(test))
 
 
 @pytest.fixture(scope="module")

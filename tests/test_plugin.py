@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cil.command import config
+from tools import check_strategy, train
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PLUGIN = (ROOT / "docs/examples/lwf.py").read_text()  # the documentation's example stands outside the repository here
@@ -29,41 +32,49 @@ run_dir: out
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, monkeypatch):
     (tmp_path / "my_lab").mkdir()
     assert PLUGIN.count("\n") < 60
     (tmp_path / "my_lab" / "methods.py").write_text(PLUGIN)
+    kept = f"{DROP}\n        self.old = task.train"
+    (tmp_path / "my_lab" / "broken.py").write_text(PLUGIN.replace(DROP, kept))
     (tmp_path / "mine.yaml").write_text(CONFIG)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_lab"]:
+        del sys.modules[name]
 
 
-def call(lab, *argv):
+def call(main, *argv):
+    """The status of a command line in this process."""
+    with pytest.raises(SystemExit) as stop:
+        config.main(main, argv)
+    return stop.value.code
+
+
+def start(lab, *argv):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *argv], cwd=lab, capture_output=True, text=True, timeout=300, env=environment, check=False
     )
 
 
-def test_a_plugin_runs_from_yaml_by_its_class_path(lab):
-    done = call(lab, str(ROOT / "tools/train.py"), "--config", "mine.yaml")
+def test_a_plugin_runs_from_yaml_by_its_class_path(lab, capsys):
+    done = start(lab, str(ROOT / "tools/train.py"), "--config", "mine.yaml")
     assert done.returncode == 0, done.stderr
     content = json.loads((lab / "out" / "results.json").read_text())
     assert content["strategy"] == "my_lab.methods.LwF"
     assert content["config"]["strategy"]["init_args"] == {"keep": 2.0, "temperature": 2.0}
     assert content["metrics"]["linear"]["new_task_accuracy"] > 0.5
-    wrong = call(lab, str(ROOT / "tools/train.py"), "--config", "mine.yaml", "--strategy.keeps", "3", "--overwrite")
-    assert wrong.returncode == 2
-    assert "did you mean 'strategy.keep'?" in wrong.stderr
+    assert call(train.main, "--config", "mine.yaml", "--strategy.keeps", "3", "--overwrite") == 2
+    assert "did you mean 'strategy.keep'?" in capsys.readouterr().err
 
 
-def test_a_plugin_is_checked(lab):
-    done = call(lab, str(ROOT / "tools/check_strategy.py"), "my_lab.methods.LwF", "keep=2.0")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "BROKEN" not in done.stdout
-    (lab / "my_lab" / "methods.py").write_text(PLUGIN.replace(DROP, f"{DROP}\n        self.old = task.train"))
-    broken = call(lab, str(ROOT / "tools/check_strategy.py"), "my_lab.methods.LwF")
-    assert broken.returncode == 1
-    assert "BROKEN nothing is carried outside the state" in broken.stdout
-    missing = call(lab, str(ROOT / "tools/check_strategy.py"), "my_lab.methods.Lwf")
-    assert missing.returncode == 2
-    assert "did you mean 'LwF'?" in missing.stderr
+def test_a_plugin_is_checked(lab, capsys):
+    assert call(check_strategy.main, "my_lab.methods.LwF", "keep=2.0") == 0
+    assert "BROKEN" not in capsys.readouterr().out
+    assert call(check_strategy.main, "my_lab.broken.LwF") == 1
+    assert "BROKEN nothing is carried outside the state" in capsys.readouterr().out
+    assert call(check_strategy.main, "my_lab.methods.Lwf") == 2
+    assert "did you mean 'LwF'?" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Gradient training on several processes: with the same global batches every strategy learns what one process does."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -13,16 +15,29 @@ from safetensors.torch import load_file
 from cil.errors import UserError
 from cil.machine import distributed
 from tests.together import NAMES, carried
+from tools import train
 
 ROOT = Path(__file__).parents[1]
 WORLD = 2
 
 
-def torchrun(*words: str, processes: int = WORLD) -> subprocess.CompletedProcess:
-    """Run a program of the repository on several processes."""
+def torchrun(*words: str) -> subprocess.CompletedProcess:
+    """Run a program of the repository on two processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
     return subprocess.run([*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=540)
+
+
+def here(*words: str) -> str:
+    """Run ``tools/train.py`` in this process, and return what it said."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert train.main(words) == 0
+    return shown.getvalue()
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +55,7 @@ def together(folder):
     return {name: [load_file(folder / f"{name}-{rank}.safetensors") for rank in range(WORLD)] for name in NAMES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_learn_what_one_does(name, together):
     alone = carried(name)
@@ -51,6 +67,7 @@ def test_two_processes_learn_what_one_does(name, together):
             torch.testing.assert_close(state[key], value, rtol=close, atol=close)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc, which is Linux's")
 def test_no_thread_of_the_process_group_outlives_the_work(folder):
     # Those that do can abort the process when the interpreter ends.
@@ -77,6 +94,7 @@ except RuntimeError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc, which is Linux's")
 def test_a_mistake_in_one_process_ends_the_others(tmp_path):
     (tmp_path / "program.py").write_text(MISTAKE)
@@ -85,38 +103,33 @@ def test_a_mistake_in_one_process_ends_the_others(tmp_path):
     assert "the other one was told" in done.stdout
 
 
+@pytest.mark.slow
 def test_accuracy_in_float32_with_batch_normalisation_is_that_of_one_process(tmp_path):
-    words = ["tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "replay", "--precision", "32"]
-    words += ["--threads", "1", "--checkpoint_every", "0"]
-    accuracy = []
-    for processes in (1, WORLD):
-        done = torchrun(*words, "--run_dir", str(tmp_path / str(processes)), processes=processes)
-        assert done.returncode == 0, done.stderr
-        results = json.loads((tmp_path / str(processes) / "results.json").read_text())
-        accuracy.append(results["metrics"]["linear"]["last_accuracy"])
-    one, both = accuracy
+    words = ["--config", "configs/protocols/digits.yaml", "--strategy", "replay", "--precision", "32"]
+    words += ["--threads", "1", "--checkpoint_every", "0", "--scenario.step", "5", "--trainer.epochs", "6"]
+    here(*words, "--run_dir", str(tmp_path / "alone"))
+    done = torchrun("tools/train.py", *words, "--run_dir", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    one, both = (results(tmp_path / name)["metrics"]["linear"]["last_accuracy"] for name in ("alone", "both"))
     error = (one * (1 - one) * 2 / 445) ** 0.5  # of the difference of two shares of the 445 test images
     assert one > 0.7
     assert abs(one - both) < 3 * error
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    words = ["tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "wa", "--trainer.epochs", "2"]
+    words = ["--config", "configs/protocols/digits.yaml", "--strategy", "wa", "--trainer.epochs", "1"]
     words += ["--model.backbone", "tests.together.Plain", "--precision", "64", "--threads", "1"]
     alone, both = tmp_path / "alone", tmp_path / "both"
-    done = torchrun(*words, "--run_dir", str(alone), processes=1)
+    here(*words, "--run_dir", str(alone))
+    done = torchrun("tools/train.py", *words, "--run_dir", str(both))
     assert done.returncode == 0, done.stderr
-    done = torchrun(*words, "--run_dir", str(both))
-    assert done.returncode == 0, done.stderr
-    assert json.loads((both / "results.json").read_text())["machine"]["processes"] == WORLD
+    assert results(both)["machine"]["processes"] == WORLD
     wanted = load_file(alone / "checkpoint/task004.safetensors")
     (both / "checkpoint/task004.safetensors").unlink()
     (both / "checkpoint/task004.json").unlink()
-    results = json.loads((both / "results.json").read_text())
-    (both / "results.json").write_text(json.dumps({**results, "status": "running"}))
-    done = torchrun(*words, "--run_dir", str(both), "--resume", processes=1)
-    assert done.returncode == 0, done.stderr
-    assert "resuming: 4 of 5 tasks done" in done.stdout
+    (both / "results.json").write_text(json.dumps({**results(both), "status": "running"}))
+    assert "resuming: 4 of 5 tasks done" in here(*words, "--run_dir", str(both), "--resume")
     found = load_file(both / "checkpoint/task004.safetensors")
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():

@@ -28,9 +28,9 @@ from strategies.rehearsal.wa import WA
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [
     *[sys.executable, "tools/train.py", "--config", "configs/protocols/digits.yaml", "--strategy", "wa"],
-    *["--trainer.epochs", "20", "--checkpoint_every", "1", "--seed", "5"],
+    *["--trainer.epochs", "12", "--checkpoint_every", "1", "--seed", "5"],
 ]
-KILLS = 5
+KILLS = 3
 
 
 def start(folder, log, *more):
@@ -56,6 +56,7 @@ def final(folder):
     return checkpoint, data, report.comparable(json.loads((folder / "results.json").read_text()))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_byte_for_byte_alike(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     process = start(whole, tmp_path / "whole.log")
@@ -204,9 +205,13 @@ class TwoStages(ICaRL):
         trainer.descend(self, task.train, replay)
 
 
+@pytest.fixture(scope="module")
+def in_two_stages():
+    return state(run(Lab(TwoStages).experiment()))
+
+
 @pytest.mark.parametrize("cut", [4, 8, 9, 13, 16, 17, 25, 31, 40, 47])
-def test_training_in_two_stages_goes_on_alike(tmp_path, cut):
-    expected = state(run(Lab(TwoStages).experiment()))
+def test_training_in_two_stages_goes_on_alike(tmp_path, in_two_stages, cut):
     checkpoints, experiment = interrupted(tmp_path, cut, TwoStages)
     outcome, _ = resumed(checkpoints, experiment)
-    assert not equal_states(expected, state(outcome))
+    assert not equal_states(in_two_stages, state(outcome))

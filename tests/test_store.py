@@ -227,6 +227,7 @@ def test_a_full_disk_stops_nothing(tmp_path, monkeypatch):
         run(experiment())
 
 
+@pytest.mark.slow
 def test_two_processes_compute_each_image_once(tmp_path):
     argv = [*RUN, "--strategy", "finetune", "--memory.exemplars", "0", "--trainer.epochs", "1", "--threads", "1"]
     argv += ["--cache", str(tmp_path / "cache")]

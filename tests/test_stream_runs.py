@@ -45,7 +45,7 @@ from strategies.baselines.finetune import Finetune
 from strategies.baselines.joint import Joint
 from strategies.baselines.replay import Replay
 from strategies.rehearsal.wa import WA
-from tools import train
+from tools import compare, train
 
 ROOT = Path(__file__).resolve().parents[1]
 STREAM = ROOT / "configs/protocols/digits_si_blurry.yaml"
@@ -529,15 +529,15 @@ def test_every_strategy_learns_tasks_in_which_classes_return(name):
 # --- from the command line --------------------------------------------------------------------------------------------
 
 COMMAND = [
-    *[sys.executable, "tools/train.py", "--config", str(STREAM), "--strategy", "replay"],
-    *["--trainer.steps_per_batch", "1", "--checkpoint_every", "1", "--scenario.every", "250"],
+    *["--config", str(STREAM), "--strategy", "replay", "--trainer.steps_per_batch", "1"],
+    *["--checkpoint_every", "1", "--scenario.every", "250", "--threads", "1"],
 ]
 
 
-def start(folder, log, *more):
+def start(folder, log):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with open(log, "ab") as out:
-        argv = [*COMMAND, "--run_dir", str(folder), *more]
+        argv = [sys.executable, "tools/train.py", *COMMAND, "--run_dir", str(folder)]
         return subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment)
 
 
@@ -547,25 +547,25 @@ def final(folder):
     return moments, data, report.comparable(json.loads((folder / "results.json").read_text()))
 
 
-def test_a_killed_run_on_a_stream_goes_on_to_the_same_bytes(tmp_path):
+@pytest.mark.slow
+def test_a_killed_run_on_a_stream_goes_on_to_the_same_bytes(tmp_path, capsys):
     whole, parts, log = tmp_path / "whole", tmp_path / "parts", tmp_path / "parts.log"
-    assert start(whole, tmp_path / "whole.log").wait(300) == 0, (tmp_path / "whole.log").read_text()
+    assert train.main([*COMMAND, "--run_dir", str(whole)]) == 0
     process, deadline = start(parts, log), time.monotonic() + 200
     while b"phase 3, " not in log.read_bytes():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
-    assert start(parts, log, "--resume").wait(300) == 0, log.read_text()
-    assert b"resuming" in log.read_bytes()
+    capsys.readouterr()
+    assert train.main([*COMMAND, "--run_dir", str(parts), "--resume"]) == 0
+    assert "resuming" in capsys.readouterr().out
     assert final(parts) == final(whole)
     content = final(whole)[2]
     assert content["status"] == "complete" and content["seeds"]["stream"] == 22
     assert len(content["tasks"]) == 10 and len(content["stream"]["accuracy"]["linear"]) == 5
     # Beside other runs it is compared by phase.
-    argv = [sys.executable, "tools/compare.py", str(whole), "--out", str(tmp_path / "report")]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert compare.main([str(whole), "--out", str(tmp_path / "report")]) == 0
     scenario = json.loads((tmp_path / "report/comparison.json").read_text())["scenarios"][0]
     assert scenario["task_sizes"] == [3, 2, 1, 2, 2]
     curve = scenario["rows"][0]["tasks"]

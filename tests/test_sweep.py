@@ -171,11 +171,11 @@ def test_bytes_are_passed_through(tmp_path):
     ]
 
 
-def test_the_sweep_of_the_repository_is_eight_small_runs(monkeypatch):
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_sweep_of_the_repository_is_one(monkeypatch, path):
     monkeypatch.chdir(ROOT)
-    for path in sorted((ROOT / "configs/sweeps").glob("*.yaml")):
-        assert sweeps.expand(sweeps.read(str(path)))
-    assert len(sweeps.expand(sweeps.read("configs/sweeps/quick.yaml"))) == 8
+    runs = sweeps.expand(sweeps.read(str(path)))
+    assert runs and (len(runs) == 8 or path.stem != "quick")
 
 
 def test_the_documented_example_is_a_sweep(monkeypatch, tmp_path):
@@ -517,6 +517,7 @@ def until(condition, seconds):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the processes of a killed sweep")
 def test_killed_twice_a_sweep_ends_with_the_results_of_one_that_was_not(tmp_path):
     digits = load("digits")
@@ -526,9 +527,9 @@ def test_killed_twice_a_sweep_ends_with_the_results_of_one_that_was_not(tmp_path
     np.savez(tmp_path / "digits.npz", **images, **labels, classes=np.array(list("0123456789")))
     asked = {
         "methods": TWO,
-        "budgets": [{"exemplars": 20}, {"exemplars": 60}],
-        "seeds": [0, 1],
-        "set": {"data": f"npz:{tmp_path / 'digits.npz'}", "trainer.epochs": 5, "checkpoint_every": 1},
+        "budgets": [{"exemplars": 20}],
+        "seeds": [0, 1, 2],
+        "set": {"data": f"npz:{tmp_path / 'digits.npz'}", "trainer.epochs": 4, "checkpoint_every": 1, "threads": 1},
         "workers": 2,
     }
     whole = expand(tmp_path, **asked, out="whole")
@@ -547,7 +548,7 @@ def test_killed_twice_a_sweep_ends_with_the_results_of_one_that_was_not(tmp_path
         # A run holds its folder from the moment at which it starts to learn.
         return complete() >= before and any(run.folder.holder() for run in parts)
 
-    for before in (0, 3):  # runs that are complete when it is killed
+    for before in (0, 2):  # runs that are complete when it is killed
         with open(log, "ab") as shown:
             process = subprocess.Popen(words, cwd=ROOT, stdout=shown, stderr=subprocess.STDOUT)
         until(lambda n=before: ripe(n), 900)
@@ -556,7 +557,7 @@ def test_killed_twice_a_sweep_ends_with_the_results_of_one_that_was_not(tmp_path
         process.send_signal(signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
         until(lambda: not processes(out), 10)
-        assert complete() < 8
+        assert complete() < len(parts)
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 done" not in done.stdout.splitlines()[0]

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cil.command.names import find_class
+from cil.command.names import files, find_class
 from cil.experiment.run import run
 from cil.machine import distributed
-from cil.testing.lab import Lab, TinyNet
+from cil.testing.lab import SHORT, Lab, TinyNet
 
 # Float32 products and sums would differ with the order in which they are added.
 EXACT = {"products": "float64"}
@@ -25,7 +25,7 @@ OPTIONS = {
     "gkeal": {"width": 20, "gamma": 1.0, "sigma": None, **EXACT},
     "ranpac": {"width": 40, "penalties": [0.1, 1.0, 10.0], **EXACT},
 }
-NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "strategies").glob("[a-z]*.py"))
+NAMES = list(files("strategy"))
 
 
 class Plain(TinyNet):
@@ -40,7 +40,7 @@ class Plain(TinyNet):
 def carried(name: str) -> dict[str, Tensor]:
     """The state and the exemplars of a strategy after three tasks in float64."""
     lab = Lab(find_class("strategy", name), OPTIONS.get(name), Plain)
-    experiment = lab.experiment(sizes=(2, 2, 2))
+    experiment = lab.experiment(sizes=(2, 2, 2), epochs=SHORT)
     experiment.precision = "64"
     _, strategy, exemplars = run(experiment)
     return {**strategy.state_dict(), **{f"exemplars {key}": value for key, value in exemplars.state().items()}}
