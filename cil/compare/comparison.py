@@ -21,7 +21,8 @@ from typing import Any
 from scipy.stats import t as student
 
 from cil.compare import memory_curve
-from cil.compare.runs import UNSAID, LeftOut, Run, Setting, read
+from cil.compare.result_files import LeftOut, read
+from cil.compare.runs import UNSAID, Run, Setting
 from cil.errors import unknown
 from cil.machine.compute import PHASES
 from cil.report import costs
@@ -301,7 +302,7 @@ def compare(places: Sequence[str | Path], evaluator: str | None = None) -> Compa
     """Read results and put them side by side.
 
     Args:
-        places: as in :func:`cil.compare.runs.read`.
+        places: as in :func:`cil.compare.result_files.read`.
         evaluator: whose numbers to compare; None: each method's own.
 
     Raises:

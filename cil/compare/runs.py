@@ -1,16 +1,11 @@
-"""Result files of finished runs: found, read, checked, and asked what a comparison needs to know."""
+"""Finished runs, asked what a comparison needs to know of their result files."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from cil.errors import UserError
 from cil.memory.ledger import STATE, STORED
 from cil.units import mib
 
@@ -27,10 +22,6 @@ QUOTA = ("memory.exemplars", "memory.per_class", "memory.budget", "memory.align"
 # Bytes carried, from the network to the exemplars. Older files do not divide parameters and buffers.
 UNDIVIDED = ("parameters", "buffers")
 CATEGORIES = (*STATE, *UNDIVIDED, *STORED, "other")
-NEEDED = (
-    *("config", "seeds", "versions", "machine", "fingerprint", "scenario", "strategy", "evaluator"),
-    *("out_of_budget", "metrics", "task_confusion", "tasks", "command"),
-)
 
 
 @dataclass(frozen=True)
@@ -66,20 +57,12 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A result file that is not compared, and why."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Run:
     """One complete run.
 
     Args:
         file: its result file, as it was found.
-        content: of that file; see ``docs/results_schema.md``.
+        content: of that file; see ``docs/results_schema.md``. Its shape is that of :mod:`cil.compare.shape`.
     """
 
     file: str
@@ -202,6 +185,11 @@ class Run:
         first, last = (_backbone(self.content["tasks"][t]["bytes"]) for t in (0, -1))
         return last > 1.01 * first
 
+    def check(self) -> None:
+        """Ask for everything at once, so that whatever is wrong beyond the shape of the file shows at once, too."""
+        _ = (self.name, self.seeds, self.scenario, self.setting, self.options, self.codec, self.ends, self.task_sizes)
+        _ = (self.task_bytes, self.image_bytes, self.full, self.seconds, self.grows, self.exemplar_free)
+
 
 def ledger(measured: dict[str, int]) -> dict[str, int]:
     """The bytes of a task by category, summing to ``strict``.
@@ -222,117 +210,3 @@ def _totals(measured: dict[str, int]) -> dict[str, int]:
 
 def _backbone(measured: dict[str, int]) -> int:
     return measured.get("backbone", measured["paper"] - measured["exemplars"])
-
-
-# --- finding and reading ----------------------------------------------------------------------------------------------
-
-
-def read(places: Sequence[str | Path]) -> tuple[list[Run], list[LeftOut]]:
-    """The complete runs at some places, and what was left out.
-
-    Args:
-        places: result files, run folders, or folders to search: a folder with a ``results.json`` is a run, in another
-            one every JSON file that is a result is taken.
-
-    Raises:
-        UserError: a place is not there, a file named is no result, or no complete run is found.
-    """
-    runs: list[Run] = []
-    left_out: list[LeftOut] = []
-    seen: set[Path] = set()
-    for place in map(Path, places):
-        found = list(_files(place))
-        if not found:
-            raise UserError(
-                f"{place}: no results in this folder. A run's folder has results.json, which is written as it learns."
-            )
-        for path, named in found:
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
-            _take(path, named, runs, left_out)
-    if not runs:
-        told = "; ".join(f"{item.file}: {item.reason}" for item in left_out[:5])
-        raise UserError(f"no complete run among {len(seen)} result files: {told}" + "; ..." * (len(left_out) > 5))
-    return runs, left_out
-
-
-def _files(place: Path) -> Iterator[tuple[Path, bool]]:
-    """Result files at a place, each with whether it must be one."""
-    if place.is_file():
-        yield place, True
-        return
-    if not place.is_dir():
-        raise UserError(f"{place}: {os.strerror(2)}. Give run folders, results.json files or folders that hold them.")
-    for folder, below, names in os.walk(place):
-        if "results.json" in names:
-            below.clear()  # what else is in a run's folder are its checkpoints
-            yield Path(folder, "results.json"), True
-            continue
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(names):
-            if name.endswith(".json") and _looks_like_results(Path(folder, name)):
-                yield Path(folder, name), False
-
-
-def _looks_like_results(path: Path) -> bool:
-    content = _json(path)
-    return isinstance(content, dict) and {"schema", "status", "fingerprint"} <= set(content)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes(), parse_constant=_no_number)
-    except (OSError, ValueError):
-        return None
-
-
-def _no_number(text: str) -> float:
-    """JSON has no NaN, and results write what is undefined as null."""
-    raise ValueError(text)
-
-
-def _take(path: Path, named: bool, runs: list[Run], left_out: list[LeftOut]) -> None:
-    content = _json(path)
-    if not isinstance(content, dict) or "schema" not in content:
-        raise UserError(f"{path}: not a result file; results.json of a run is one (docs/results_schema.md)")
-    if content["schema"] != SCHEMA:
-        left_out.append(LeftOut(str(path), f"schema {content['schema']}; this version reads {SCHEMA}"))
-    elif content.get("status") != "complete":
-        error = f" ({content['error']})" if content.get("error") else ""
-        left_out.append(LeftOut(str(path), f"status {content.get('status')}{error}"))
-    elif (fault := _fault(content)) is not None:
-        if named:
-            raise UserError(f"{path}: {fault}, so it is not a whole result file (docs/results_schema.md)")
-        left_out.append(LeftOut(str(path), fault))
-    else:
-        runs.append(Run(str(path), content))
-
-
-def _fault(content: dict[str, Any]) -> str | None:
-    """What a complete result lacks; None if nothing."""
-    missing: Iterable[str] = [key for key in NEEDED if key not in content]
-    if missing:
-        return f"without {', '.join(missing)}"
-    try:
-        wanted, done = len(content["scenario"]["task_sizes"]), len(content["tasks"])
-        if not done or wanted != done:
-            return f"complete, but with {done} of {wanted} tasks"
-        run = Run("", content)
-        _ = (
-            run.name,
-            run.seeds,
-            run.setting,
-            run.options,
-            run.task_bytes,
-            run.image_bytes,
-            run.seconds,
-            run.grows,
-            run.full,
-            [content["tasks"][end] for end in run.ends],
-        )
-        scores = content["metrics"][content["evaluator"]]
-        _ = [scores[key] for key in ("average_incremental_accuracy", "last_accuracy", "forgetting", "seen_accuracy")]
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        return f"damaged ({type(error).__name__}: {error})"
-    return None
