@@ -21,7 +21,7 @@ from cil.compare.comparison import compare
 from cil.compare.figures import styles
 from cil.compare.report_folder import FILES
 from cil.compare.tables import as_csv, as_json, terminal
-from tests.result_files import IMAGE, LABEL, ROOT, put, real, result, write
+from tests.result_files import IMAGE, LABEL, ROOT, published, put, real, result, write
 from tools import compare as tool
 
 MIB = 2**20
@@ -155,13 +155,11 @@ def test_json_holds_the_curves_over_tasks_and_the_confusion(tmp_path):
 
 
 def test_published_runs_give_the_published_table():
-    folder = ROOT / "results/cifar100_b0_10_short"
-    comparison = compare([folder])
+    comparison = compare([ROOT / "results/cifar100_b0_10_short"])
     for row in comparison.rows:
         short = row.first.name.lower()
         values = []
-        for path in sorted(folder.glob(f"{short}-seed*.json")):
-            content = json.loads(path.read_text())
+        for content in (json.loads(text) for name, text in published().items() if name.startswith(f"{short}-seed")):
             values.append(content["metrics"][content["evaluator"]]["last_accuracy"])
         assert row.metric("last_accuracy").mean == pytest.approx(statistics.mean(values))
         assert row.metric("last_accuracy").deviation == pytest.approx(statistics.stdev(values))
@@ -473,15 +471,15 @@ MISTAKES = {
     "place that is not there": (lambda p: [p / "nowhere"], ["nowhere", "No such file"]),
     "folder without results": (lambda p: [_text(p / "empty/notes.txt", "").parent], ["empty", "no results"]),
     "file that is no result": (lambda p: [_text(p / "a.json", '{"a": 1}')], ["a.json", "not a result file"]),
-    "file that is not JSON": (lambda p: [_text(p / "a.json", "nonsense")], ["a.json", "not a result file"]),
-    "file with NaN": (lambda p: [_text(p / "a.json", '{"schema": NaN}')], ["a.json", "not a result file"]),
+    "file that is not JSON": (lambda p: [_text(p / "a.json", "nonsense")], ["a.json", "not JSON"]),
+    "file with NaN": (lambda p: [_text(p / "a.json", '{"schema": NaN}')], ["a.json", "not JSON"]),
     "file that lacks a part": (
         lambda p: write(p, result(change={"metrics": None})),
-        ["results.json", "without metrics", "not a whole result file"],
+        ["results.json", "metrics is missing", "not a whole result file"],
     ),
     "file with damage inside": (
         lambda p: write(p, result(change={"tasks.2.bytes": {}})),
-        ["results.json", "damaged", "strict"],
+        ["results.json", "tasks.2.bytes.strict is missing"],
     ),
     "complete file without all tasks": (lambda p: write(p, _cut(result())), ["2 of 3 tasks"]),
     "nothing complete": (lambda p: write(p, result(change={"status": "running"})), ["no complete run", "running"]),
