@@ -111,7 +111,7 @@ class RunFolder:
 
     def write(self, content: dict[str, Any]) -> None:
         """Write ``results.json`` and ``report.md``."""
-        write_atomic(self.path / "results.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(self.path / "results.json", (report.readable(content) + "\n").encode())
         write_atomic(self.path / "report.md", report.markdown(content).encode())
 
 

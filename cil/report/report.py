@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import math
 import os
 import platform
@@ -170,6 +171,22 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (np.floating, float)):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
+
+
+def readable(value: Any, indent: str = "") -> str:
+    """JSON for people and tools: a list or an object that holds no other is one line, such as a row of a matrix.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(item, (dict, list)) and item for item in items):
+        return json.dumps(value, allow_nan=False)
+    inner = indent + " "
+    if isinstance(value, dict):
+        lines = [f"{inner}{json.dumps(str(key))}: {readable(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + readable(item, inner) for item in value) + f"\n{indent}]"
 
 
 def percent(value: float | None) -> str:
