@@ -198,7 +198,7 @@ def origin(comparison: Comparison) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="+", help="of result files")
+    parser.add_argument("folder", type=Path, nargs="+", help="of result files, or of a packed one")
     parser.add_argument("--memory", action="store_true", help="a row for each memory, and areas")
     parser.add_argument("--across", metavar="METRIC", help="strategies x folders with this number of the results")
     parser.add_argument("--few-shot", action="store_true", help="base and new classes, session by session")
@@ -207,11 +207,13 @@ def main() -> None:
     comparison = compare(arguments.folder)
     for item in comparison.left_out:
         print(f"left out: {item.file}: {item.reason}", file=sys.stderr)
+    first = arguments.folder[0]
+    folder = first.parent if first.is_file() else first  # what is packed lies, by name, in the folder of its file
     if arguments.anytime:
-        anytime(comparison, arguments.folder[0], arguments.anytime)
+        anytime(comparison, folder, arguments.anytime)
         return
     if arguments.across:
-        across(comparison, arguments.across, arguments.folder[0])
+        across(comparison, arguments.across, folder)
     else:
         for section in comparison.sections:
             chosen = by_memory if arguments.memory else by_session if arguments.few_shot else by_strategy

@@ -248,6 +248,14 @@ def test_runs_that_differ_in_this_are_one_row(tmp_path, change):
     assert [(row.label, len(row.runs)) for row in comparison.rows] == [("WA", 2)]
 
 
+def test_a_strategy_that_moved_into_a_room_is_the_same_method(tmp_path):
+    """Files of before name the module as it was called then."""
+    contents = [result("WA", 0), result("WA", 1, change={"strategy": "strategies.rehearsal.wa.WA"})]
+    assert contents[0]["strategy"] == "strategies.wa.WA"
+    comparison = compared(tmp_path, *contents)
+    assert [(row.label, len(row.runs)) for row in comparison.rows] == [("WA", 2)]
+
+
 @pytest.mark.parametrize(("change", "label"), OTHER_ROW.values(), ids=OTHER_ROW)
 def test_runs_that_differ_in_this_are_two_rows(tmp_path, change, label):
     comparison = compared(tmp_path, result(seed=0), result(seed=1, change=change))

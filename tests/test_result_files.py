@@ -7,18 +7,19 @@ import json
 import lzma
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
 
-from cil import config
+from cil.command import config
 from cil.compare import fairness, shape
 from cil.compare import result_files as files
 from cil.compare.comparison import compare
 from cil.compare.tables import as_csv, as_json
-from cil.compute import PHASES
 from cil.errors import UserError
-from cil.evaluation import report
+from cil.machine.compute import PHASES
+from cil.report import report
 from tests.result_files import ROOT, put, real, result, write
 from tools import pack as tool
 
@@ -157,19 +158,29 @@ def test_damaged_files_are_named_and_the_rest_is_compared(tmp_path):
     for kind, data in made.items():
         (tmp_path / f"{kind}.json").write_bytes(data)
     (tmp_path / "good.json").write_text(json.dumps(whole(0)))
-    (tmp_path / "folder.json").mkdir()
-    os.symlink(tmp_path / "nowhere", tmp_path / "dangling.json")
-    os.mkfifo(tmp_path / "pipe.json")
-    (tmp_path / os.fsdecode(b"\xff.json")).write_bytes(b"{")
     found, left_out = told(compare([tmp_path]))
     assert str(tmp_path / "good.json") in found
-    assert {str(tmp_path / f"{kind}.json") for kind in (*broken, "pipe", "dangling", "�")} <= left_out.keys()
+    assert {str(tmp_path / f"{kind}.json") for kind in broken} <= left_out.keys()
     # In a folder that is searched, JSON that was never meant as a result is passed over. Named, it is told.
     assert not {str(tmp_path / f"{kind}.json") for kind in other} & (found | left_out.keys())
     places = [tmp_path / f"{kind}.json" for kind in made]
     found, left_out = told(compare([tmp_path / "good.json", *places]))
     assert found | left_out.keys() == {*map(str, places), str(tmp_path / "good.json")}
     assert {str(tmp_path / f"{kind}.json") for kind in (*broken, *other)} <= left_out.keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such files")
+def test_what_is_no_file_or_has_no_name_is_named_all_the_same(tmp_path):
+    (tmp_path / "good.json").write_text(json.dumps(whole(0)))
+    (tmp_path / "folder.json").mkdir()
+    os.symlink(tmp_path / "nowhere", tmp_path / "dangling.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / os.fsdecode(b"\xff.json")).write_bytes(b"{")
+    assert told(compare([tmp_path]))[1] == {
+        str(tmp_path / "dangling.json"): "not a regular file",
+        str(tmp_path / "pipe.json"): "not a regular file",
+        str(tmp_path / "�.json"): "not JSON (EOF while parsing an object at line 1 column 1)",
+    }
 
 
 def test_a_named_file_that_is_bad_stops_nothing_and_alone_is_a_mistake(tmp_path):
@@ -322,6 +333,18 @@ def test_packing_that_cannot_write_says_so_and_keeps_what_was_there(tmp_path, ru
     with pytest.raises(UserError, match="No space left"):
         files.pack([runs], out, overwrite=True)
     assert (out / files.PACKED).read_bytes() == before
+
+
+def test_a_packed_file_is_not_replaced_by_what_can_still_be_read_of_it(tmp_path, runs):
+    out = tmp_path / "small"
+    files.pack([runs], out)
+    lines = lzma.decompress((out / files.PACKED).read_bytes()).splitlines(keepends=True)
+    for damaged in (lzma.compress(b"{" + b"".join(lines)), (out / files.PACKED).read_bytes()[:-9]):
+        (out / files.PACKED).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"would lose .*runs.jsonl.xz"):
+            files.pack([out, runs], out, overwrite=True)
+        assert (out / files.PACKED).read_bytes() == damaged
+    assert files.pack([out, runs], tmp_path / "new").runs == 6
 
 
 def test_a_file_that_lies_unpacked_beside_counts(tmp_path, runs):

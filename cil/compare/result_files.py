@@ -87,8 +87,9 @@ def pack(places: Sequence[str | Path], folder: Path, *, overwrite: bool = False)
         overwrite: replace a packed file that is there.
 
     Raises:
-        UserError: the file is there and is not to be replaced, two runs would have one path, there is nothing complete
-            to pack or too much for one file, or the folder cannot be written.
+        UserError: the file is there and is not to be replaced, or would lose what cannot be read of a packed file; two
+            runs would have one path; there is nothing complete to pack, or too much for one file; or the folder cannot
+            be written.
     """
     path = folder / PACKED
     if path.exists() and not overwrite:
@@ -109,6 +110,9 @@ def pack(places: Sequence[str | Path], folder: Path, *, overwrite: bool = False)
         lines[name] = json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     if not lines:
         raise _nothing(left_out)
+    inside = [item for item in left_out if Path(item.file).name == PACKED or not os.path.exists(item.file)]
+    if inside and path.exists():
+        raise UserError(f"--out: {path} would lose {inside[0].file} ({inside[0].reason}); name another folder")
     data = b"".join(lines.values())
     if len(data) > LARGEST:
         raise UserError(f"--out: {len(data)} bytes of results are too much for one file; pack folders one by one")

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from cil.memory.ledger import STATE, STORED
+from cil.renamed import current
 from cil.units import mib
 
 SCHEMA = 1
@@ -120,6 +121,7 @@ class Run:
         found["precision"] = self.content["machine"].get("precision", found.get("precision"))
         # Two methods may share a name, and two runs of one method may report models that were chosen differently.
         found |= {key: self.content.get(key) for key in ("strategy", "selected_by", "pretrained_classes")}
+        found["strategy"] = current(found["strategy"])  # files of before have the module's former name
         if self.codec != "jpeg":
             found.pop("memory.quality", None)  # of no use to the others
         found = {key: value for key, value in found.items() if key not in QUOTA and value != UNSAID.get(key)}
