@@ -31,7 +31,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
 
-from cil.data.images import Dataset, ImageSet, slices
+from cil.data.images import ClassPrint, Dataset, ImageSet, slices
 from cil.errors import UserError
 from cil.experiment.progress import Progress
 from cil.files import write_atomic
@@ -163,7 +163,7 @@ def read(spec: str, place: Path, image_size: int | None, reading: Reading) -> Da
             "free, so files are decoded whenever they are read; --images FOLDER would keep them"
         )
     with _told(bare, reading) as done:  # each is decoded once now, so that a broken one is found before the training
-        return dataclasses.replace(bare, fingerprint=bare.sha256(done))
+        return bare.identified(done)
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------
@@ -410,10 +410,12 @@ def _decoded(split: ImageSet, done: Callable[[int], None]) -> Iterator[tuple[sli
         done(len(images))
 
 
-def _on(dataset: Dataset, images: Sequence[np.ndarray], fingerprint: str | None = None) -> Dataset:
-    """The data set on these arrays."""
+def _on(dataset: Dataset, images: Sequence[np.ndarray], about: dict[str, Any] | None = None) -> Dataset:
+    """The data set on these arrays, with its fingerprints where they were written down."""
     train, test = (ImageSet(a, split.labels) for a, split in zip(images, (dataset.train, dataset.test), strict=True))
-    return dataclasses.replace(dataset, train=train, test=test, fingerprint=fingerprint)
+    whole, prints = (None, None) if about is None else (about["fingerprint"], about.get("class_prints"))
+    by_class = None if prints is None else tuple(ClassPrint(*one) for one in prints)  # earlier versions wrote none
+    return dataclasses.replace(dataset, train=train, test=test, fingerprint=whole, class_prints=by_class)
 
 
 def _mapped(dataset: Dataset, coded: Sequence[Coded], folder: Path, reading: Reading) -> Dataset:
@@ -446,7 +448,7 @@ def _mapped(dataset: Dataset, coded: Sequence[Coded], folder: Path, reading: Rea
         raise
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"images: decoded images cannot be kept in {target}: {error}") from error
-    return _on(dataset, images, about["fingerprint"])
+    return _on(dataset, images, about)
 
 
 @contextlib.contextmanager
@@ -483,8 +485,9 @@ def _write(dataset: Dataset, coded: Sequence[Coded], target: Path, reading: Read
                     file.write(images.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-    fingerprint = _on(dataset, [np.load(path, mmap_mode="r") for path in paths]).sha256()
-    about = {"fingerprint": fingerprint, "written": [_written(path) for path in paths]}
+    known = _on(dataset, [np.load(path, mmap_mode="r") for path in paths]).identified()
+    about: dict[str, Any] = {"fingerprint": known.fingerprint, "class_prints": known.class_prints}
+    about |= {"written": [_written(path) for path in paths]}
     write_atomic(part / "about.json", json.dumps(about).encode())
     part.rename(target)
     reading.progress.say(f"{dataset.name}: {mib(needed, 0)} MiB of decoded images written to {target}")

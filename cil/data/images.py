@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -118,19 +119,31 @@ class ImageSet:
         """Images of each class, (K,)."""
         return np.bincount(self.labels.numpy(), minlength=n_classes)
 
-    def sha256(self, done: Callable[[int], None] = lambda images: None) -> str:
-        """Fingerprint of shapes, pixels and labels, read in pieces so that mapped files stay on disk.
+    def fingerprints(
+        self, n_classes: int, done: Callable[[int], None] = lambda images: None
+    ) -> tuple[str, list[tuple[int, str]]]:
+        """Fingerprint of shapes, pixels and labels, and of each class the number of its images and their fingerprint.
+
+        Everything is read once, in pieces, so that mapped files stay on disk.
 
         Args:
+            n_classes: K; labels are in [0, K).
             done: called after each piece with the number of its images.
         """
-        digest = hashlib.sha256(repr((len(self), self.image_shape)).encode())
-        digest.update(self.labels.numpy().tobytes())
-        size = max(1, 2**24 // max(1, self.image_bytes))  # 16 MiB
-        for piece in self.stream(slices(len(self), size)):
-            digest.update(piece.tobytes())
+        whole = hashlib.sha256(repr((len(self), self.image_shape)).encode())
+        labels = self.labels.numpy()
+        whole.update(labels.tobytes())
+        own = [hashlib.sha256() for _ in range(n_classes)]
+        parts = slices(len(self), max(1, 2**24 // max(1, self.image_bytes)))  # 16 MiB
+        for part, piece in zip(parts, self.stream(parts), strict=True):
+            whole.update(np.ascontiguousarray(piece).data)
+            order = np.argsort(labels[part], kind="stable")
+            present, starts = np.unique(labels[part][order], return_index=True)
+            for label, images in zip(present, np.split(piece[order], starts[1:]), strict=True):
+                own[label].update(np.ascontiguousarray(images).data)
             done(len(piece))
-        return digest.hexdigest()
+        found = zip(self.counts(n_classes).tolist(), own, strict=True)
+        return whole.hexdigest(), [(count, digest.hexdigest()[:16]) for count, digest in found]
 
 
 class Joined(ImageSet):
@@ -259,6 +272,15 @@ class FeatureSet:
         return self.features[index.to(self.features.device)]
 
 
+class ClassPrint(NamedTuple):
+    """By what the images of a class are told from others: how many there are, and 16 digits of their pixels' sha256."""
+
+    train_images: int
+    train: str
+    test_images: int
+    test: str
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set as it was published: two splits, original labels, names.
@@ -271,7 +293,8 @@ class Dataset:
         mean: channel means of the usual normalisation of this data set, (C,), as fractions of 255; None: no convention.
         std: channel standard deviations, (C,).
         files: path of each training image below the data set's folder; None where images do not come from files.
-        fingerprint: what ``sha256`` gives, where it is known without reading everything.
+        fingerprint: of shapes, pixels and labels of both splits, sha256, where it is known without reading everything.
+        class_prints: of each class, likewise.
     """
 
     name: str
@@ -282,9 +305,21 @@ class Dataset:
     std: tuple[float, ...] | None = None
     files: tuple[str, ...] | None = None
     fingerprint: str | None = None
+    class_prints: tuple[ClassPrint, ...] | None = None
 
-    def sha256(self, done: Callable[[int], None] = lambda images: None) -> str:
-        """Fingerprint of the pixels and labels of both splits; ``done`` is called as by ``ImageSet.sha256``."""
+    def identified(self, done: Callable[[int], None] = lambda images: None) -> Dataset:
+        """The same with its fingerprints known; ``done`` is called as by ``ImageSet.fingerprints``."""
         if self.fingerprint is not None:
-            return self.fingerprint
-        return hashlib.sha256((self.train.sha256(done) + self.test.sha256(done)).encode()).hexdigest()
+            return self
+        (train, of_train), (test, of_test) = (
+            split.fingerprints(len(self.classes), done) for split in (self.train, self.test)
+        )
+        prints = tuple(ClassPrint(*one, *other) for one, other in zip(of_train, of_test, strict=True))
+        whole = hashlib.sha256((train + test).encode()).hexdigest()
+        return dataclasses.replace(self, fingerprint=whole, class_prints=prints)
+
+    def sha256(self) -> str:
+        """Fingerprint of the pixels and labels of both splits."""
+        known = self.identified().fingerprint
+        assert known is not None
+        return known

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from cil.data import blind
-from cil.data.images import Dataset, ImageSet, Joined
+from cil.data.images import ClassPrint, Dataset, ImageSet, Joined
 from cil.errors import UserError
 
 
@@ -84,6 +84,7 @@ class Scenario:
             which each piece belongs. None: each task is a phase of its own.
         every: in a stream, the number of images after which accuracy is measured each time; else None.
         nfa_shift: in a stream, how many images ahead near-future accuracy looks.
+        class_prints: of the images of each scenario id in the data set; None: they are not known by class.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Scenario:
     phases: tuple[int, ...] | None = None
     every: int | None = None
     nfa_shift: int = 0
+    class_prints: tuple[ClassPrint, ...] | None = None
 
     @property
     def n_classes(self) -> int:
@@ -340,7 +342,8 @@ def _scenario(
     to_id = np.full(len(dataset.classes), -1, dtype=np.int64)
     to_id[list(order)] = np.arange(len(order))
     test = dataset.test.of_classes([int(label) for label in order]).relabel(to_id)
-    data = dataset.sha256()
+    known = dataset.identified()
+    data, prints = known.sha256(), known.class_prints
     return Scenario(
         name=name,
         tasks=tasks,
@@ -350,6 +353,7 @@ def _scenario(
         class_names=tuple(dataset.classes[label] for label in order),
         fingerprint=hashlib.sha256(json.dumps([data, *described]).encode()).hexdigest(),
         data_fingerprint=data,
+        class_prints=None if prints is None else tuple(prints[label] for label in order),
         mean=dataset.mean,
         std=dataset.std,
     )
