@@ -417,7 +417,7 @@ def test_a_terminal_shows_what_runs_and_how_far_it_is(tmp_path):
     assert "start " not in shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_processes_and_says_how_to_go_on(tmp_path, number, request):
     former = signal.signal(number, signal.default_int_handler)  # the tests may have been started with Ctrl-C ignored
     request.addfinalizer(lambda: signal.signal(number, former))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import functools
 import inspect
@@ -18,6 +19,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
+from cil.command import signals
 from cil.command.names import CLASSES, class_path, files, find_class, strategies
 from cil.data.augmentation import Augmentation
 from cil.data.images import Dataset
@@ -464,16 +466,22 @@ def _paragraph(message: str) -> str:
 def main(program: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command line, with the current folder's modules in reach.
 
-    User's mistakes end with status 2 and one paragraph, an interruption with status 130.
+    User's mistakes end with status 2 and one paragraph, Ctrl-C with status 130; SIGTERM and SIGHUP do as it does, with
+    128 and their number.
     """
     sys.path.insert(0, "")
     keep_freed_memory()
     try:
-        status = program(list(sys.argv[1:] if argv is None else argv))
+        with signals.as_interruptions():
+            status = program(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        status = 130
+    except (KeyboardInterrupt, Exception) as error:
+        interruption = signals.behind(error)
+        if interruption is None:
+            raise
+        message, status = signals.told(interruption)
+        with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+            print(message, file=sys.stderr, flush=True)
     sys.exit(status)

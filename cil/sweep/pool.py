@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import TaskID
 
+from cil.command.signals import ENDING
 from cil.errors import UserError
 from cil.experiment.progress import bars
 from cil.report.report import percent
@@ -172,13 +173,13 @@ class Pool:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note Ctrl-C and SIGTERM for the loop, so that neither cuts the start of a process in two."""
+        """Note Ctrl-C, SIGTERM and SIGHUP for the loop, so that none cuts the start of a process in two."""
 
         def note(number: int, _: Any) -> None:
             self.signal = number
 
         # What is ignored stays so: a shell starts background jobs with Ctrl-C ignored.
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        numbers = [n for n in (signal.SIGINT, *ENDING) if signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, note) for number in numbers}
         try:
             yield
