@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from cil.files import reason
 from cil.memory.ledger import Bytes
 from cil.units import mib
 
@@ -33,6 +37,41 @@ def bars(console: Console) -> Bars:
     )
 
 
+class Events:
+    """TensorBoard's event file of a run, written by this thread, so that whoever writes learns that it failed.
+
+    Args:
+        folder: of event files; made here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # a while to import, so only when it is used
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event, self.summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.records = RecordWriter((folder / name).open("wb"))
+        self._add(file_version="brain.Event:2")
+
+    def write(self, step: int, scalars: dict[str, Any]) -> None:
+        """Numbers by name at a step."""
+        values = [self.summary.Value(tag=name, simple_value=float(value)) for name, value in scalars.items()]
+        self._add(step=step, summary=self.summary(value=values))
+
+    def flush(self) -> None:
+        """Hand on to the system what was written."""
+        self.records.flush()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self.records.close()
+
+    def _add(self, **fields: Any) -> None:
+        self.records.write(self.event(wall_time=time.time(), **fields).SerializeToString())
+
+
 class Progress:
     """Bars for tasks, epochs and steps with the time left, a line for each task, and event files.
 
@@ -46,12 +85,10 @@ class Progress:
         self.bars = bars(console)
         self.of_tasks: TaskID | None = None
         self.of_steps: TaskID | None = None
-        self.writer: Any = None
+        self.writer: Events | None = None
         if events is not None:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import, so only when it is used
-
-            self.writer = SummaryWriter(str(events))
-        self.epochs = 0
+            with self._writing():
+                self.writer = Events(events)
 
     @classmethod
     def silent(cls) -> Progress:
@@ -67,6 +104,15 @@ class Progress:
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around what writes events: a run is not ended by what only shows it, so it goes on without them."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            self.warn(f"events are not written any more: {reason(error)}")
+
+    @contextlib.contextmanager
     def tasks(self, total: int, done: int) -> Iterator[None]:
         """Around a whole run of ``total`` tasks, ``done`` of them finished earlier."""
         with self.bars:
@@ -76,7 +122,8 @@ class Progress:
                 yield
             finally:
                 if self.writer is not None:
-                    self.writer.close()
+                    with self._writing():
+                        self.writer.close()
 
     @contextlib.contextmanager
     def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -106,8 +153,8 @@ class Progress:
         """A pass ended with this mean loss at this learning rate."""
         if self.writer is not None:
             step = task.index * epochs + epoch
-            self.writer.add_scalar(f"loss/stage{stage}", loss, step)
-            self.writer.add_scalar(f"lr/stage{stage}", lr, step)
+            with self._writing():
+                self.writer.write(step, {f"loss/stage{stage}": loss, f"lr/stage{stage}": lr})
 
     def task_done(
         self, task: Task, predictions: dict[str, Predictions], size: Bytes, *, ended: str | None = None
@@ -115,11 +162,11 @@ class Progress:
         """A task was learned and evaluated; ``ended`` names what has come to its end, None: nothing worth a line."""
         accuracy = {name: seen.confusion.trace() / seen.confusion.sum() for name, seen in predictions.items()}
         if self.writer is not None:
-            for name, value in accuracy.items():
-                self.writer.add_scalar(f"accuracy/{name}", value, task.index)
-            for name, value in size.items():
-                self.writer.add_scalar(f"bytes/{name}", value, task.index)
-            self.writer.flush()
+            scalars: dict[str, Any] = {f"accuracy/{name}": value for name, value in accuracy.items()}
+            scalars |= {f"bytes/{name}": value for name, value in size.items()}
+            with self._writing():
+                self.writer.write(task.index, scalars)
+                self.writer.flush()
         if self.of_tasks is not None:
             self.bars.advance(self.of_tasks)
         if ended is None:
