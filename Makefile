@@ -27,7 +27,7 @@ test-all: install
 	$(BIN)/python -m pytest
 
 # Without the vector instructions of today's processors sums are added up in another order.
-BITS := few_shot calibration prototypes resume pretrained store folding trainer analytic ridge
+BITS := few_shot calibration prototypes resume pretrained cache store folding trainer analytic ridge exemplars nets
 test-plain: install
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
 		$(BIN)/python -m pytest -m "not slow" $(BITS:%=tests/test_%.py)

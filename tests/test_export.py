@@ -172,7 +172,7 @@ def broken(finished, tmp_path):
     ("what", "more", "words"),
     [
         ("unfinished", [], ["not finished (failed)", "--task N"]),
-        ("other data", [], ["the data are other ones now", "were 00000000"]),
+        ("other data", [], ["learned from other data", "was 00000000"]),
         ("damaged", [], ["task004.safetensors: damaged"]),
         ("no results", [], ["holds no run"]),
         ("fine", ["--task", 2], ["no state after task 2 is kept", "there are: 4, 5"]),

@@ -17,15 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from cil.command import config as cfg
+from cil.command import signals
 from cil.command.names import find_class
 from cil.data.images import Dataset
 from cil.data.scenario import Scenario
 from cil.errors import UserError
 from cil.experiment.experiment import Experiment, plan
 from cil.experiment.progress import Progress
+from cil.experiment.provenance import Origin
 from cil.experiment.resume import Record
 from cil.experiment.run import run
 from cil.features.store import Store
+from cil.files import Unwritable
 from cil.learning.strategy import Strategy
 from cil.learning.trainer import DivergedError
 from cil.machine import distributed
@@ -51,7 +54,8 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         Exit status: 0, or 1 when the training diverged.
 
     Raises:
-        UserError: a mistake on the command line or in a file; nothing was changed.
+        UserError: a mistake on the command line or in a file, or a folder that holds another run; nothing was changed.
+            Or a file that cannot be written; the last checkpoint is whole, and the results say that the run failed.
     """
     first = distributed.is_first()
     console = Console(quiet=not first)
@@ -69,10 +73,15 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         raise UserError(f"compile: {config.compile} works in one process; give null, or devices: 1")
     if first:
         folder.check(resolved, resume=config.resume, overwrite=config.overwrite)
+    origin = Origin.of(experiment, resolved)
+    if config.resume:
+        folder.check_data(origin)
     before = folder.results()
     if config.resume and before and before["status"] == "complete":
         console.print(report.terminal(before))
         console.print(f"{folder.path} is complete; nothing to do", highlight=False, soft_wrap=True)
+        if first:
+            folder.mend(text)
         return 0
     with (
         folder.open(text, overwrite=config.overwrite) if first else contextlib.nullcontext(),
@@ -83,7 +92,9 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         console.print(
             f"{experiment.scenario.name} in {folder.path}, {told(experiment)}", highlight=False, soft_wrap=True
         )
-        return _train(experiment, folder, resolved, cfg.command(argv, program), console, store, resume=config.resume)
+        return _train(
+            experiment, folder, resolved, cfg.command(argv, program), console, store, origin, resume=config.resume
+        )
 
 
 def told(experiment: Experiment) -> str:
@@ -108,6 +119,7 @@ def _train(
     command: str,
     console: Console,
     store: Store | None,
+    origin: Origin,
     *,
     resume: bool,
 ) -> int:
@@ -133,16 +145,26 @@ def _train(
             folder.write(content)
         return content
 
+    # What a former process wrote stays until this one has begun: a run that cannot go on has lost nothing.
     done: list[Record] = []
+    begun = not (folder.path / "results.json").exists()
 
     def on_task(records: list[Record], strategy: Strategy, exemplars: Exemplars) -> None:
-        done[:] = records
+        nonlocal begun
+        begun, done[:] = True, records
         write("running", records)
 
+    def ended(status: str, **more: Any) -> None:
+        if begun:
+            try:
+                write(status, done, **more, finished=_now())
+            except Unwritable:
+                folder.mark_failed()
+
     progress = Progress(console, folder.events if distributed.is_first() else None)
-    if not folder.results():
-        write("running", [])
     try:
+        if begun:
+            write("running", [])
         with distributed.first_alone():
             features = experiment.known_features(store, fixed["machine"]["name"], progress)
         with lookup.use(features):
@@ -153,18 +175,22 @@ def _train(
                 resume=resume,
                 progress=progress,
                 on_task=on_task,
+                origin=origin,
             )
+        content = write("complete", records, finished=_now())
     except DivergedError as error:
-        write("failed", done, error=str(error), finished=_now())
+        ended("failed", error=str(error))
         console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
         return 1
     except UserError as error:
-        write("failed", done, error=str(error), finished=_now())
+        ended("failed", error=str(error))
         raise
-    except Exception as error:
-        write("failed", done, error=f"{type(error).__name__}: {error}", finished=_now())
+    except (KeyboardInterrupt, Exception) as error:
+        if signals.behind(error):
+            ended("interrupted")
+        else:
+            ended("failed", error=f"{type(error).__name__}: {error}")
         raise
-    content = write("complete", records, finished=_now())
     console.print(report.terminal(content))
     console.print(f"written to {folder.path}", highlight=False, soft_wrap=True)
     return 0

@@ -14,9 +14,12 @@ from cil.data.images import Dataset
 from cil.errors import UserError
 from cil.experiment.checkpoint import DamagedError, Moment
 from cil.experiment.experiment import Experiment
+from cil.experiment.provenance import Origin
 from cil.learning.state import under
 from cil.learning.strategy import Strategy
 from cil.report.folder import RunFolder
+
+REMEDY = "Its state is of use only with what it was learned from"
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,13 @@ def reopen(run_dir: Path, load: Callable[..., Dataset], *, task: int | None = No
         task: number of the task after which the state is taken, from 1; None: the last of a finished run.
 
     Raises:
-        UserError: no such run or state, or its data are not what they were.
+        UserError: no such run or state, or its data, seeds or strategy are not what they were.
     """
     folder = RunFolder(run_dir)
     content = folder.results()
     if content is None:
-        raise UserError(f"{run_dir} holds no run: results.json is missing")
+        what = "damaged; --resume makes it anew" if (run_dir / "results.json").exists() else "missing"
+        raise UserError(f"{run_dir} holds no run: results.json is {what}")
     if task is None and content["status"] != "complete":
         raise UserError(f"{run_dir}: the run is not finished ({content['status']}); say after which task with --task N")
     moments = [moment for moment in folder.checkpoints.moments() if not moment.inside]
@@ -64,10 +68,12 @@ def reopen(run_dir: Path, load: Callable[..., Dataset], *, task: int | None = No
         )
     parser, config = cfg.parse(["--config", str(run_dir / "config.yaml")])
     experiment = cfg.instantiate(parser, config, load)
-    if experiment.scenario.fingerprint != content["fingerprint"]:
-        now = experiment.scenario.fingerprint[:8]
-        raise UserError(f"{run_dir}: the data are other ones now: {now}, and were {content['fingerprint'][:8]}")
+    now = Origin.of(experiment)
     try:
+        told = folder.checkpoints.origin_of(wanted)
+        if told is not None:
+            Origin.from_json(told).assert_same(now, folder.checkpoints.folder / f"{wanted.name}.json", REMEDY)
+        Origin.of_results(content).assert_same(now, run_dir, REMEDY)
         tensors, _ = folder.checkpoints.load(wanted)
     except DamagedError as error:
         raise UserError(str(error)) from error

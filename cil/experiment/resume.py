@@ -14,6 +14,7 @@ from cil.experiment import checkpoint as ckpt
 from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
+from cil.experiment.provenance import Origin
 from cil.learning.best import Best
 from cil.learning.state import under, with_prefix
 from cil.learning.strategy import Strategy
@@ -22,6 +23,7 @@ from cil.machine.compute import Compute
 from cil.memory.exemplars import Exemplars
 
 Record = dict[str, Any]  # JSON values: what a task adds to results.json
+REMEDY = "Remove that checkpoint if it does not belong here; --overwrite or another --run_dir learns anew"
 Inside = dict[int, tuple[int, dict[str, Tensor]]]  # stage: (epochs done, tensors)
 
 
@@ -37,9 +39,13 @@ class Start:
 
 
 def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
-    """The newest state that is intact; damaged checkpoints are reported, removed and passed over.
+    """The newest state that is intact; checkpoints that are proven damaged are reported, renamed and passed over.
 
-    Of several processes the first one removes, and the others read afterwards.
+    Of several processes the first one renames, and the others read afterwards.
+
+    Raises:
+        UserError: a checkpoint cannot be read, or is one of another run or of other data, by what ``checkpoints`` says
+            that this run learns from; nothing was changed.
     """
     with distributed.first_alone():
         return _restore(experiment, checkpoints, progress)
@@ -48,10 +54,14 @@ def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress
 def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
     def attempt(moment: Moment) -> tuple[dict[str, Tensor], Record] | None:
         try:
+            origin = checkpoints.origin_of(moment)
+            if origin is not None and checkpoints.origin is not None:
+                path = checkpoints.folder / f"{moment.name}.json"
+                Origin.from_json(origin).assert_same(Origin.from_json(checkpoints.origin), path, REMEDY)
             return checkpoints.load(moment)
         except DamagedError as error:
             progress.warn(f"checkpoint passed over: {error}")
-            checkpoints.prune(lambda other: other != moment)
+            checkpoints.put_aside(moment)
             return None
 
     start = Start(experiment)

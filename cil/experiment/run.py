@@ -14,6 +14,7 @@ from cil.evaluation.accuracy import Predictions, evaluate
 from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
+from cil.experiment.provenance import Origin
 from cil.experiment.resume import Keeper, Record, Start, restore, save_boundary
 from cil.learning.inference import features_of
 from cil.learning.selection import hold_out
@@ -34,6 +35,7 @@ def run(
     resume: bool = False,
     progress: Progress | None = None,
     on_task: Callable[[list[Record], Strategy, Exemplars], None] | None = None,
+    origin: Origin | None = None,
 ) -> tuple[list[Record], Strategy, Exemplars]:
     """Learn all tasks.
 
@@ -43,21 +45,26 @@ def run(
         checkpoint_every: also write inside a task, each time this many epochs are done; 0: only after tasks.
         resume: go on from the newest intact checkpoint.
         progress: whom to tell.
-        on_task: called after each task, and once when a run is resumed, with all records so far and the state.
+        on_task: called after each task, and once when a run goes on, with all records so far and the state.
+        origin: what decides the run's numbers, named in checkpoints and compared with theirs; None: what is known of it
+            without a configuration.
 
     Returns:
         One record for each task, the strategy and the exemplars after the last.
 
     Raises:
-        UserError: the experiment cannot work.
+        UserError: the experiment cannot work, a checkpoint to go on from cannot be read or is not of this run, or a new
+            one cannot be written.
         DivergedError: the loss became NaN or infinite.
     """
     experiment.check()
     scenario, progress = experiment.scenario, progress or Progress.silent()
+    if checkpoints:
+        checkpoints = Checkpoints(checkpoints.folder, (origin or Origin.of(experiment)).as_json())
     start = restore(experiment, checkpoints, progress) if resume and checkpoints else Start(experiment)
     strategy, exemplars, records = start.strategy, start.exemplars, start.records
     evaluators, limits = experiment.scored_by(strategy), experiment.limits()
-    if on_task and records:
+    if on_task and resume:
         on_task(records, strategy, exemplars)
     with progress.tasks(len(scenario.tasks), done=len(records)):
         for task in scenario.tasks[len(records) :]:

@@ -12,14 +12,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from cil.errors import UserError
-from cil.experiment.checkpoint import Checkpoints
-from cil.files import write_atomic
+from cil.experiment.checkpoint import Checkpoints, DamagedError
+from cil.experiment.provenance import Origin, changed
+from cil.files import reason, write_atomic
 from cil.report import report
 
 try:
@@ -27,6 +29,7 @@ try:
 except ImportError:  # not on Windows, where folders are not locked
     fcntl = None  # type: ignore[assignment]
 
+TELLING = {"config", "seeds", "fingerprint", "scenario", "strategy"}  # of results.json, what a run learned from
 OWN = ("config.yaml", "results.json", "report.md", "events", "checkpoint")
 
 
@@ -51,7 +54,8 @@ class RunFolder:
             overwrite: the run replaces what is there.
 
         Raises:
-            UserError: the folder holds a run and neither flag is given, both are, or it resumes another configuration.
+            UserError: the folder holds a run and neither flag is given, both are, it resumes another configuration, or
+                what is there does not tell of which one it is.
         """
         if resume and overwrite:
             raise UserError("--resume and --overwrite contradict each other: give one of them")
@@ -63,32 +67,121 @@ class RunFolder:
                 f"run_dir: {self.path} already holds a run ({', '.join(used)}). Give --resume to go on with it, "
                 "--overwrite to replace it, or another --run_dir."
             )
-        if resume and (self.path / "config.yaml").exists():
-            before = _flat(yaml.safe_load((self.path / "config.yaml").read_text()))
-            now = _flat(config)
-            different = [
-                f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-                for key in sorted(before.keys() | now.keys())
-                if before.get(key) != now.get(key) and key.split(".")[0] not in report.FREE
-            ]
+        if resume:
+            where, before = self._configuration()
+            different = changed(before, config) if before is not None else []
             if different:
-                raise UserError(f"--resume: {self.path} was run with another configuration: {'; '.join(different)}")
+                raise UserError(f"--resume: {where} was run with another configuration: {'; '.join(different)}")
+
+    def check_data(self, now: Origin) -> None:
+        """Refuse to go on with what was learned from other data, before anything is changed.
+
+        Args:
+            now: what the run to come learns from.
+
+        Raises:
+            UserError: names what differs, and what is to be done.
+        """
+        content = self.results()
+        told = Origin.of_results(content) if content is not None and content.keys() >= TELLING else None
+        if told is not None and not told.other_data(now):
+            return
+        newest = next((origin for _, origin in self._origins() if origin is not None), None)
+        if told is None or (newest is not None and newest.fingerprint == told.fingerprint):
+            told = newest  # which knows classes apart
+        if told is None:
+            return
+        remedy = "Give it the data that it learned, or learn anew: --overwrite, or another --run_dir"
+        if content is not None and content["status"] == "complete":
+            remedy = (
+                "The run is complete, and --resume does not extend it with more data; to learn all of them give "
+                "another --run_dir, or --overwrite"
+            )
+        told.assert_same(replace(now, config=told.config), self.path, remedy)
+
+    def _configuration(self) -> tuple[Path, dict[str, Any] | None]:
+        """The configuration of the run that is here, by the first of its files that tells, and its place; None: no run.
+
+        Raises:
+            UserError: a file is damaged, and no other one tells what it held.
+        """
+        content, origins = self.results(), self._origins()
+        if content is not None and "config" in content:
+            return self.path, content["config"]
+        if not origins:
+            self._assert_whole("results.json", content)
+        for path, origin in origins:
+            if origin is None:
+                raise UserError(
+                    f"--resume: {path} does not say what it was learned from, as earlier versions wrote it, and "
+                    "results.json, which tells, is missing or damaged; learn anew with --overwrite or another --run_dir"
+                )
+            if origin.config is not None:
+                return path, origin.config
+        config = self._read("config.yaml")
+        self._assert_whole("config.yaml", config)
+        return self.path, config
+
+    def _origins(self) -> list[tuple[Path, Origin | None]]:
+        """What the checkpoints that are not damaged were learned from, the newest first; None: it is not told."""
+        found: list[tuple[Path, Origin | None]] = []
+        for moment in reversed(self.checkpoints.moments()):
+            with contextlib.suppress(DamagedError):
+                told = self.checkpoints.origin_of(moment)
+                path = self.checkpoints.folder / f"{moment.name}.json"
+                found.append((path, None if told is None else Origin.from_json(told)))
+        return found
+
+    def _assert_whole(self, name: str, content: dict[str, Any] | None) -> None:
+        if content is None and (self.path / name).exists():
+            raise UserError(
+                f"--resume: {self.path / name} is damaged, and there is no checkpoint to make it anew from; learn anew "
+                "with --overwrite or another --run_dir"
+            )
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """The keys and values of a file, None if it is missing or damaged."""
+        path = self.path / name
+        try:
+            text = path.read_text()
+            content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {reason(error)}. Nothing was changed") from error
+        except (ValueError, yaml.YAMLError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
 
     @contextlib.contextmanager
     def open(self, config_text: str, *, overwrite: bool) -> Iterator[None]:
         """Hold the folder; make it, empty it of a former run if asked to, and write the configuration.
 
         Raises:
-            UserError: another process holds it; nothing was changed.
+            UserError: another process holds it, or it cannot be written; nothing was changed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run_dir: {self.path} cannot be made: {reason(error)}") from error
         with _held(self.path / ".lock"):
-            if overwrite:
-                for name in OWN:
-                    path = self.path / name
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            try:
+                if overwrite:
+                    for name in OWN:
+                        path = self.path / name
+                        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                for part in [*self.path.glob(".*.part"), *self.checkpoints.folder.glob(".*.part")]:
+                    part.unlink(missing_ok=True)  # of a run that was killed
+            except OSError as error:
+                raise UserError(f"run_dir: {self.path} cannot be changed: {reason(error)}") from error
             write_atomic(self.path / "config.yaml", config_text.encode())
             yield
+
+    def mend(self, config_text: str) -> None:
+        """Write the configuration of a complete run anew if it is missing or damaged."""
+        if self._read("config.yaml") is None:
+            with self.open(config_text, overwrite=False):
+                pass
 
     def holder(self) -> str | None:
         """The process that holds the folder, as ``process 123``; None if it is free."""
@@ -105,14 +198,29 @@ class RunFolder:
         return None
 
     def results(self) -> dict[str, Any] | None:
-        """The results so far, None if there are none."""
-        path = self.path / "results.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """The results so far, None if there are none, or none that can be understood.
+
+        Raises:
+            UserError: the file cannot be read now.
+        """
+        content = self._read("results.json")
+        return content if content is not None and "status" in content else None
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write ``results.json`` and ``report.md``."""
-        write_atomic(self.path / "results.json", (report.readable(content) + "\n").encode())
+        """Write ``report.md`` and ``results.json``.
+
+        Raises:
+            UserError: the disk is full, or the folder may not be written.
+        """
         write_atomic(self.path / "report.md", report.markdown(content).encode())
+        write_atomic(self.path / "results.json", (report.readable(content) + "\n").encode())
+
+    def mark_failed(self) -> None:
+        """Say in ``results.json`` that the run does not go on, where there is no room to write it anew: in place."""
+        was, failed = b'"status": "running"', b'"status": "failed" '
+        with contextlib.suppress(OSError, ValueError), (self.path / "results.json").open("r+b") as file:
+            file.seek(file.read().index(was))
+            file.write(failed)
 
 
 @contextlib.contextmanager
@@ -125,13 +233,17 @@ def _held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is freed: afterwards it may be someone else's
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # before it is freed: afterwards it may be someone else's
         file.close()
 
 
 def _lock(path: Path) -> IO[str]:
     for _ in range(20):  # whoever only asks for the holder has the lock for a moment
-        file = path.open("a")
+        try:
+            file = path.open("a")
+        except OSError as error:
+            raise UserError(f"run_dir: {path.parent} cannot be written: {reason(error)}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -142,8 +254,9 @@ def _lock(path: Path) -> IO[str]:
             return file
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                print(os.getpid(), file=file, flush=True)
+                with contextlib.suppress(OSError):  # without room nobody learns who holds it
+                    file.truncate(0)
+                    print(os.getpid(), file=file, flush=True)
                 return file
         file.close()  # its former holder deleted it between the opening and the locking
     raise UserError(f"run_dir: {path.parent} is in use by {_writer(path)}")
@@ -155,9 +268,3 @@ def _writer(path: Path) -> str:
         return f"process {int(path.read_text())}"
     except (OSError, ValueError):
         return "another process"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): value}

@@ -21,6 +21,7 @@ from rich.text import Text
 from cil.data.scenario import Scenario
 from cil.evaluation import metrics, streaming
 from cil.experiment.experiment import Experiment
+from cil.experiment.provenance import FREE
 from cil.experiment.resume import Record
 from cil.learning import best
 from cil.learning.strategy import Strategy
@@ -32,22 +33,6 @@ from cil.report import stream as stream_report
 from cil.units import mib
 
 SCHEMA = 1
-# Where a run is written, how it is told to go on, what it need not compute again and how many processes share the work
-# do not change its results.
-FREE = (
-    "run_dir",
-    "resume",
-    "overwrite",
-    "dry_run",
-    "checkpoint_every",
-    "root",
-    "images",
-    "workers",
-    "cache",
-    "cache_limit",
-    "devices",
-    "num_nodes",
-)
 PACKAGES = ("cil-framework", "torch", "torchvision", "numpy", "scikit-learn", "avalanche-lib")
 
 
