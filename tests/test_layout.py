@@ -9,6 +9,7 @@ import inspect
 import itertools
 import pkgutil
 import runpy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,14 @@ def test_arrows_between_rooms_point_down():
 
 def test_no_files_know_each_other_in_a_circle():
     graphlib.TopologicalSorter(arrows()).prepare()  # raises CycleError, which names them
+
+
+def test_an_installed_package_has_its_files_that_are_not_python():
+    kept = re.search(r"^\[tool\.setuptools\.package-data\]\ncil = (.*)$", (ROOT / "pyproject.toml").read_text(), re.M)
+    packed = {path for pattern in ast.literal_eval(kept[1]) for path in (ROOT / "cil").glob(pattern)}
+    assert packed == {
+        path for path in (ROOT / "cil").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
 
 
 def test_a_run_does_not_import_the_room_that_compares_runs():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 
 import pytest
+from jinja2 import UndefinedError
 
 from cil.compare.comparison import compare
 from cil.compare.fairness import findings
-from cil.compare.page import page
+from cil.compare.page import TEMPLATES, page, templates
 from cil.compare.tables import as_json
 from tests.result_files import ROOT, result, write
 
@@ -73,11 +76,13 @@ class Reader(HTMLParser):
     def __init__(self):
         super().__init__()
         self.ids, self.links, self.loaded, self.tags, self.meta, self.scripts = [], [], [], [], {}, []
+        self.words, self.attributes = "", set()
         self.open_script = False
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
         self.tags.append(tag)
+        self.attributes |= set(given)
         if "id" in given:
             self.ids.append(given["id"])
         if tag == "a":
@@ -93,26 +98,79 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self.open_script:
             self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        else:
+            self.words += data
 
     def handle_endtag(self, tag):
         self.open_script = False
 
 
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    return reader
+
+
 @pytest.mark.parametrize("name", ["published", "many", "two scenarios"])
 def test_the_markup_loads_nothing_and_its_links_lead_somewhere(pages, name):
     _, comparison, text = pages[name]
-    read = Reader()
-    read.feed(text)
-    assert read.loaded == ["data:,"]
-    assert len(read.ids) == len(set(read.ids))
-    assert read.links and all(link.startswith("#") and link[1:] in read.ids for link in read.links)
-    assert "width=device-width" in read.meta["viewport"]
-    assert read.meta["Content-Security-Policy"].startswith("default-src 'none'")
-    assert [kind for kind, _ in read.scripts] == ["application/json", None, None]
-    assert not {"img", "i", "link href"} & set(read.tags)
-    data = json.loads(read.scripts[0][1])
+    found = read(text)
+    assert found.loaded == ["data:,"]
+    assert len(found.ids) == len(set(found.ids))
+    assert found.links and all(link.startswith("#") and link[1:] in found.ids for link in found.links)
+    assert "width=device-width" in found.meta["viewport"]
+    assert [kind for kind, _ in found.scripts] == ["application/json", None, None]
+    assert not {"img", "i", "link href"} & set(found.tags)
+    data = json.loads(found.scripts[0][1])
     assert data["comparison"] == json.loads(json.dumps(as_json(comparison, findings(comparison))))
-    assert sum("plotly.js v" in script for _, script in read.scripts) == 1
+    assert sum("plotly.js v" in script for _, script in found.scripts) == 1
+
+
+@pytest.mark.parametrize("name", ["published", "many", "two scenarios"])
+def test_the_policy_allows_the_scripts_of_the_page_and_nothing_else(pages, name):
+    found = read(pages[name][2])
+    hashes = [hashlib.sha256(script.encode()).digest() for kind, script in found.scripts if kind is None]
+    allowed = " ".join(f"'sha256-{base64.b64encode(value).decode()}'" for value in hashes)
+    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    assert found.meta["Content-Security-Policy"] == policy
+    assert not [attribute for attribute in found.attributes if attribute.startswith("on")]
+
+
+def test_words_from_files_are_words_wherever_they_stand(tmp_path):
+    """The page of files whose every free text is markup has the elements of the page of files with plain words."""
+    keys = ("name", "command", "machine.name", "machine.device", "versions.commit", "versions.torch", "evaluator")
+    keys += ("scenario.name", "config.model.backbone", "config.strategy.init_args.new", "selected_by", "fingerprint")
+
+    def shown(text, folder):
+        contents = []
+        for number in range(2):
+            change = {key: text for key in keys} | {"name": f"{text}{number}", "config.strategy.init_args.n": number}
+            content = result("WA", change=change)
+            for key in ("metrics", "task_confusion", "per_class_accuracy"):
+                content[key] = {text: content[key]["linear"]}
+            content["scenario"]["class_names"] = [f"{text}{k}" for k in range(6)]
+            contents.append(content)
+        comparison = compare(write(tmp_path / folder, *contents))
+        made = read(page(comparison, findings(comparison)))
+        return made.tags, made.words, made.scripts[0][1]
+
+    tags, words, _ = shown(HOSTILE, "hostile")
+    assert tags == shown("words", "plain")[0]
+    assert words.count(HOSTILE) > 50
+    data = shown(HOSTILE, "once more")[2]
+    assert not set("<>&'") & set(data)
+    assert json.loads(data)["comparison"]["scenarios"][0]["name"] == HOSTILE
+
+
+def test_templates_leave_no_way_around_escaping():
+    for path in TEMPLATES.glob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"\|\s*safe|autoescape|Markup", text), path
+        assert not re.search(r"""=\s*\{[{%]""", text), f"{path}: an attribute without quotes"
+        assert "<script" not in text or path.name == "page.html"
+    assert templates().from_string("{{ x }}<p title='{{ x }}'>").render(x="<'\"&>").count("&") == 10
+    with pytest.raises(UndefinedError):
+        templates().from_string("{% if x %}{% endif %}").render()
 
 
 def test_every_command_and_finding_is_on_the_page(pages):
@@ -121,7 +179,7 @@ def test_every_command_and_finding_is_on_the_page(pages):
     assert "python tools/train.py --strategy DER --seed 0" in shown
     assert "different-epochs" in shown.split("<h2>Findings</h2>")[1].split("</section>")[0]
     assert HOSTILE not in text
-    assert "&lt;img src=x onerror=&quot;boom=1&quot;&gt;" in shown
+    assert HOSTILE in read(text).words
 
 
 def test_a_page_without_findings_says_so(tmp_path):
