@@ -69,7 +69,7 @@ ROOMS = (
     *("data", "machine", "ops", "nets", "learning", "memory", "features", "evaluation", "experiment", "report"),
     *("command", "deploy", "compare", "sweep", "testing"),
 )
-GROUND = ("errors", "files", "renamed", "units")
+GROUND = ("errors", "files", "renamed", "shown", "units")
 
 
 def arrows() -> dict[str, set[str]]:

@@ -9,12 +9,12 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from cil.command import config
 from cil.errors import UserError
 from cil.features.store import Damaged, Store
+from cil.shown import Terminal, plain
 from cil.units import mib
 
 SHOWN = 12  # digits of a key
@@ -51,7 +51,7 @@ def verify(store: Store, keys: Sequence[str]) -> int:
             continue
         except Damaged as error:
             damaged += 1
-            print(f"{path} is damaged: {error}")
+            print(plain(f"{path} is damaged: {error}"))
     return damaged
 
 
@@ -63,13 +63,13 @@ def main(argv: Sequence[str]) -> int:
     if options.key and not keys:
         raise UserError(f"--key: nothing is kept under a key that begins with '{options.key}' in {store.root}")
     if options.action == "list":
-        Console().print(table(store, keys))
+        Terminal().print(table(store, keys))
         return 0
     if options.action == "verify":
         damaged = verify(store, keys)
         print(f"{sum(len(store.paths(key)) for key in keys)} segments, {damaged} damaged")
         return int(damaged > 0)
-    print(f"{mib(sum(map(store.clear, keys)), 1)} MiB removed from {store.root}")
+    print(plain(f"{mib(sum(map(store.clear, keys)), 1)} MiB removed from {store.root}"))
     return 0
 
 

@@ -10,6 +10,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from cil.command import config
 from cil.deploy import calibration
 from cil.deploy.finished import reopen
+from cil.shown import plain
 from scenarios.datasets import load
 
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     found = calibration.measure(reopen(options.run_dir, load, task=options.task))
     written = calibration.write(found, options.out or options.run_dir)
-    print("\n".join([*calibration.lines(found), "written to " + " and ".join(map(str, written))]))
+    print(plain("\n".join([*calibration.lines(found), "written to " + " and ".join(map(str, written))])))
     return 0
 
 

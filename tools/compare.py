@@ -7,13 +7,13 @@ from pathlib import Path
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from rich.console import Console
 
 from cil.command import config
 from cil.compare.comparison import compare
 from cil.compare.fairness import findings
 from cil.compare.report_folder import PAGE, ReportFolder
 from cil.compare.tables import terminal
+from cil.shown import Terminal
 
 
 def parser() -> config.PlainParser:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     comparison = compare(options.runs, options.evaluator)
     found = findings(comparison)
     folder.write(comparison, found)
-    console = Console()
+    console = Terminal()
     console.print(terminal(comparison, found))
     console.print(f"written to {folder.path}; open {folder.path / PAGE}", highlight=False, soft_wrap=True)
     return int(options.strict and any(finding.level == "problem" for finding in found))

@@ -10,6 +10,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
 from cil.deploy.export import export
+from cil.shown import plain
 from scenarios.datasets import load
 
 
@@ -26,8 +27,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     described = export(options.run_dir, options.out, load, task=options.task, half=options.half)
     known = json.loads(described["architecture"])["backbone"]
-    print(f"{known} after task {described['task']}, {len(json.loads(described['classes']))} classes: {options.out}")
-    print(f"start from it: --model.backbone {known} --model.weights {options.out} --model.frozen true")
+    n_classes = len(json.loads(described["classes"]))
+    print(plain(f"{known} after task {described['task']}, {n_classes} classes: {options.out}"))
+    print(plain(f"start from it: --model.backbone {known} --model.weights {options.out} --model.frozen true"))
     return 0
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from rich.console import Console
 
 from cil.command import config
+from cil.shown import Terminal
 from cil.sweep.command import sweep
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         return sweep(
             options.config,
             program=train,
-            console=Console(),
+            console=Terminal(),
             workers=options.workers,
             dry_run=options.dry_run,
             engine=options.engine,

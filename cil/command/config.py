@@ -35,6 +35,7 @@ from cil.machine.device import keep_freed_memory, pick_device, pick_precision
 from cil.memory.budget import Reference
 from cil.memory.exemplars import Memory
 from cil.nets.network import Model, Network, find_backbone
+from cil.shown import plain
 from cil.units import parse_bytes
 
 
@@ -475,7 +476,7 @@ def main(program: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
         with signals.as_interruptions():
             status = program(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(error)}", file=sys.stderr)
         status = 2
     except (KeyboardInterrupt, Exception) as error:
         interruption = signals.behind(error)

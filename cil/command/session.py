@@ -39,6 +39,7 @@ from cil.memory.ledger import STATE, STORED
 from cil.nets import lookup
 from cil.report import report
 from cil.report.folder import RunFolder
+from cil.shown import Terminal
 from cil.units import mib, show
 
 
@@ -58,7 +59,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
             Or a file that cannot be written; the last checkpoint is whole, and the results say that the run failed.
     """
     first = distributed.is_first()
-    console = Console(quiet=not first)
+    console = Terminal(quiet=not first)
     parser, config = cfg.parse(argv, Path(program).name)
     experiment = cfg.instantiate(parser, config, load, Progress(console))
     experiment.check()
@@ -220,7 +221,7 @@ def memory(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> i
         return 0
     if not argv or argv[0] not in ("plan", "table"):
         raise UserError(f"{usage}; '{argv[0] if argv else ''}' is neither plan nor table")
-    console = Console()
+    console = Terminal()
     if argv[0] == "plan":
         parser, config = cfg.parse(argv[1:], Path(program).name)
         experiment = cfg.instantiate(parser, config, load, Progress(console))
@@ -230,7 +231,7 @@ def memory(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> i
     if len(argv) > 1:
         raise UserError(f"{usage}; table takes no options")
     find = functools.partial(find_class, "strategy")
-    console = Console(width=max(console.width, 104))  # narrower, numbers would be cut
+    console = Terminal(width=max(console.width, 104))  # narrower, numbers would be cut
     console.print("Budgets in MiB (2^20 bytes), convention 'paper': float32 backbone parameters and raw images.")
     console.print("Exemplars are floor((budget - 4 * parameters) / bytes of an image).", highlight=False)
     for title, rows in (("Aligned to DER", tables.aligned(find)), ("Budgets of the curves", tables.budgets(find))):

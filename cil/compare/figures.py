@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 
 from cil.compare.comparison import METRICS, Comparison, Row, Section, Spread
 from cil.compare.runs import CATEGORIES, Setting
+from cil.shown import plain
 from cil.units import MIB
 
 # Seven colours that stay at least 0.1 apart in OKLab, and 0.09 on black, when simulated for protanopia, deuteranopia
@@ -224,8 +225,8 @@ def _heading(comparison: Comparison, section: Section, text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Dollars would start a formula."""
-    return text.replace("$", r"\$")
+    """Dollars would start a formula, and control characters have no shape."""
+    return plain(text).replace("$", r"\$")
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -26,6 +26,7 @@ from cil.compare.comparison import (
 )
 from cil.compare.fairness import Finding, machine_text, seed_text
 from cil.compare.runs import CATEGORIES, Run
+from cil.shown import cell, plain
 from cil.units import MIB, mib
 
 # What tells a comparison from any other JSON file.
@@ -117,7 +118,7 @@ def as_csv(comparison: Comparison) -> str:
     columns = dict.fromkeys(name for line in lines for name in line)
     writer = csv.DictWriter(file, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: cell(value) for name, value in line.items()} for line in lines)
     return file.getvalue()
 
 
@@ -199,13 +200,13 @@ def _found(findings: list[Finding]) -> Iterator[Text]:
         where = f"{finding.scenario}: " if finding.scenario else ""
         text = Text(f"{finding.level} ", style="bold red" if finding.level == "problem" else "bold cyan")
         text.append(f"{finding.id} ", style="bold")
-        text.append(f"{where}{finding.text} ", style="none")
+        text.append(plain(f"{where}{finding.text} "), style="none")
         text.append(finding.advice, style="dim")
         yield text
 
 
 def _results(section: Section) -> Table:
-    title = Text(f"{section.name}, fingerprint {section.fingerprint[:8]}; n seeds")
+    title = Text(plain(f"{section.name}, fingerprint {section.fingerprint[:8]}; n seeds"))
     table = Table(title=title, padding=(0, 1, 0, 0), box=None)
     table.add_column("method", overflow="fold", min_width=14)
     for name in (
@@ -228,7 +229,7 @@ def _results(section: Section) -> Table:
             sizes = [mib(row.final_bytes(convention)) for convention in CONVENTIONS]
             name = row.label + " (upper bound)" * row.upper_bound
             seconds = f"{row.seconds.mean:.0f}" if row.seconds.mean is not None else "-"
-            table.add_row(Text(name), *scores, *sizes, count(row.exemplars), seconds, str(len(row.runs)))
+            table.add_row(Text(plain(name)), *scores, *sizes, count(row.exemplars), seconds, str(len(row.runs)))
     return table
 
 
@@ -245,7 +246,7 @@ def _base_and_new(section: Section) -> Table:
             interval = "" if pair.low is None else f"\n{points(pair.low)} to {points(pair.high)}"
             against = points(pair.mean) + interval if row is not rows[0] else ""
             name = row.label if setting.kind == "none" else row.title
-            table.add_row(Text(name), *(percent(row.metric(metric)) for metric in FEW_SHOT), against)
+            table.add_row(Text(plain(name)), *(percent(row.metric(metric)) for metric in FEW_SHOT), against)
     table.caption = "differences of the harmonic mean, in points, 95 % intervals"
     return table
 
@@ -264,7 +265,7 @@ def _areas(section: Section) -> Table:
         cells = [f"{number:.2f}" for number in (own.low, own.high)]
         cells += [_number(own.area_average), _number(own.area_last)]
         cells += [_number(number, 100, 1) for number in (own.normalised_average, own.normalised_last)]
-        table.add_row(Text(curve.label + mark), *cells, _number(own.apm_start), _number(own.apm_end))
+        table.add_row(Text(plain(curve.label + mark)), *cells, _number(own.apm_start), _number(own.apm_end))
         if mark:
             table.caption = "* another range of memory: areas are not comparable"
     return table
@@ -289,7 +290,7 @@ def _differences(section: Section) -> Table:
         if pair.metric != METRICS[0] or first.id != best[first.setting]:
             continue
         interval = pair.verdict if pair.low is None else f"{points(pair.low)} to {points(pair.high)}"
-        names = Text(f"{first.label} - {second.label}")
+        names = Text(plain(f"{first.label} - {second.label}"))
         table.add_row(names, Text(first.setting.text), points(pair.mean), interval, str(pair.n))
     return table
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cil import shown
 from cil.deploy.finished import Finished
 from cil.errors import UserError
 from cil.evaluation import few_shot
@@ -130,19 +131,20 @@ def as_csv(found: Calibration) -> str:
         cells = [(found.base[b], f"{found.similarity[i, b]:.4f}", f"{found.weights[i, b]:.4f}") for b in order]
         cells += [("", "", "")] * (NAMED - len(order))
         numbers = (found.moved[i], found.nearest[i, 1], *found.recall[i])
-        writer.writerow([found.session[i], name, *(c for cell in cells for c in cell), *(f"{v:.4f}" for v in numbers)])
+        line = [found.session[i], name, *(c for group in cells for c in group), *(f"{v:.4f}" for v in numbers)]
+        writer.writerow(map(shown.cell, line))
     return file.getvalue()
 
 
 def lines(found: Calibration) -> list[str]:
     """What changed in all, for people: percent without and with calibration."""
     before, after = found.numbers
-    shown = [f"{'in %, after the last session':<32}{'plain':>8}{'calibrated':>12}"]
+    told = [f"{'in %, after the last session':<32}{'plain':>8}{'calibrated':>12}"]
     for name in few_shot.BY_TASK:
         label = name.replace("_", " ")
-        shown.append(f"{label:<32}{100 * before[name]:>8.1f}{100 * after[name]:>12.1f}")
+        told.append(f"{label:<32}{100 * before[name]:>8.1f}{100 * after[name]:>12.1f}")
     turn = f"{found.moved.mean():.1f} degrees on average, at most {found.moved.max():.1f}"
-    return [*shown, f"prototypes of new classes moved by {turn}"]
+    return [*told, f"prototypes of new classes moved by {turn}"]
 
 
 def figure(found: Calibration) -> bytes:
@@ -158,7 +160,7 @@ def figure(found: Calibration) -> bytes:
     canvas.colorbar(image, ax=left, label="cosine of plain prototypes", shrink=0.8)
     _moves(middle, found)
     _decisions(right, found)
-    canvas.suptitle(f"{found.method} on {found.scenario}".replace("$", r"\$"), fontsize=11)
+    canvas.suptitle(_drawn(f"{found.method} on {found.scenario}"), fontsize=11)
     file = io.BytesIO()
     FigureCanvasAgg(canvas).print_png(file)
     return file.getvalue()
@@ -216,7 +218,12 @@ def _decisions(axes: Axes, found: Calibration) -> None:
 
 
 def _short(name: str) -> str:
-    return (name if len(name) <= 18 else "…" + name[-17:]).replace("$", r"\$")
+    return _drawn(name if len(name) <= 18 else "…" + name[-17:])
+
+
+def _drawn(text: str) -> str:
+    """Dollars would start a formula, and control characters have no shape."""
+    return shown.plain(text).replace("$", r"\$")
 
 
 def write(found: Calibration, out: Path) -> list[Path]:

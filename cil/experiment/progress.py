@@ -16,6 +16,7 @@ from rich.progress import Progress as Bars
 
 from cil.files import reason
 from cil.memory.ledger import Bytes
+from cil.shown import Terminal
 from cil.units import mib
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def bars(console: Console) -> Bars:
     """Bars with what is done, how many of how many, time and time left; nothing where there is no terminal."""
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -93,7 +94,7 @@ class Progress:
     @classmethod
     def silent(cls) -> Progress:
         """Shows nothing."""
-        return cls(Console(quiet=True))
+        return cls(Terminal(quiet=True))
 
     def say(self, text: str) -> None:
         """A line for the user."""

@@ -308,10 +308,11 @@ def report(argv: list[str]) -> int:
         UserError: no such strategy, or a word that is not ``name=value``.
     """
     import yaml
-    from rich.console import Console
+    from rich.text import Text
 
     from cil.command.names import find_class
     from cil.nets.network import find_backbone
+    from cil.shown import Terminal
 
     if not argv or argv[0] in ("-h", "--help"):
         raise UserError("usage: check_strategy.py package.module.Class [name=value ...] [backbone=package.module.make]")
@@ -322,14 +323,14 @@ def report(argv: list[str]) -> int:
             raise UserError(f"'{word}' is not name=value")
         options[name] = yaml.safe_load(value)
     backbone = find_backbone(options.pop("backbone")) if "backbone" in options else TinyNet
-    console = Console()
+    console = Terminal()
     outcomes = run_checks(find_class("strategy", argv[0]), options, backbone)
     for outcome in outcomes:
-        mark = "[green]kept  [/green]" if outcome.error is None else "[red]BROKEN[/red]"
-        console.print(f"{mark} {outcome.check.replace('_', ' ')}", highlight=False)
+        mark = Text("kept  ", style="green") if outcome.error is None else Text("BROKEN", style="red")
+        console.print(mark, outcome.check.replace("_", " "), highlight=False)
         if outcome.error is not None:
-            console.print(f"       promise: {outcome.promise}", markup=False, highlight=False)
-            console.print(f"       found:   {outcome.error}", markup=False, highlight=False)
+            console.print(f"       promise: {outcome.promise}", highlight=False)
+            console.print(f"       found:   {outcome.error}", highlight=False)
     broken = sum(outcome.error is not None for outcome in outcomes)
     console.print(f"{len(outcomes) - broken} of {len(outcomes)} promises kept", highlight=False)
     return 1 if broken else 0
