@@ -78,6 +78,12 @@ CASES = {
         ["A, 0.12 MiB strict", "carries 0.098 MiB", "budget says 0.115", "too little"],
         pair(budget=STRICT + 6 * (IMAGE + LABEL)),  # one image for each of six classes
     ),
+    "unspent-memory": (
+        "note",
+        method("A", budget=STRICT + 2 * (IMAGE + LABEL) + 1),
+        ["Every class gets as many", "A, 0.10 MiB strict: 2 images, 0.006 MiB."],
+        [*method("A", budget=STRICT + IMAGE + LABEL - 1), *method("B", budget=2 * STRICT)],
+    ),
     "budget-exceeded": (
         "problem",
         [exceeded(6 * (IMAGE + LABEL) + 1), result("A", 1, budget=STRICT, align="always")],
@@ -311,6 +317,36 @@ def test_a_method_that_has_no_image_to_fill_a_budget_with_is_a_note(tmp_path):
     assert [(f.level, f.id) for f in found(tmp_path / "c", whole)] == [("note", "budget-not-met")]
     above = [*method("A", budget=STRICT), *method("B", budget=STRICT, exemplars=0, backbone=3 * BACKBONE)]
     assert ("problem", "budget-not-met") in [(f.level, f.id) for f in found(tmp_path / "b", above)]
+
+
+def test_exemplars_that_are_not_kept_are_told_with_their_number(tmp_path):
+    """Of 24 exemplars six classes could keep four each; of 23 only three, and five are left over."""
+    stated = {"config.memory.exemplars": 23}
+    (equal,) = found(tmp_path / "a", method("A", exemplars=18, change=stated))
+    assert (equal.id, equal.level) == ("unspent-memory", "note")
+    assert equal.text == "Every class gets as many images, which leaves room for at most one more of each: A, 23 " + (
+        "exemplars: 5 images."
+    )
+    (short,) = found(tmp_path / "b", method("A", exemplars=16, change=stated))
+    assert "fewer images than their share" in short.text and "7 images" in short.text
+    (all_kept,) = found(tmp_path / "c", method("A", exemplars=20, change={**stated, **_few_images(20)}))
+    assert "fewer images than their share" in all_kept.text and "3 images" in all_kept.text
+    a_class = {"config.memory.exemplars": None, "config.memory.per_class": 4}
+    (each,) = found(tmp_path / "d", method("A", change=a_class))
+    assert "4 images" in each.text  # of 24
+    assert not found(tmp_path / "e", method("A", exemplars=24, change=a_class))
+
+
+def _few_images(n):
+    return {"tasks.0.train_images": n, "tasks.1.train_images": 0, "tasks.2.train_images": 0}
+
+
+def test_what_is_left_of_a_budget_counts_in_its_own_convention(tmp_path):
+    paper = BACKBONE + 20 * IMAGE
+    (over,) = found(tmp_path / "a", method("A", budget=paper + 2 * IMAGE, convention="paper"))
+    assert "2 images, 0.006 MiB" in over.text
+    strict = method("A", budget=STRICT + 2 * IMAGE + LABEL)
+    assert "1 image, " in found(tmp_path / "b", strict)[0].text
 
 
 def test_a_budget_counts_in_its_own_convention(tmp_path):

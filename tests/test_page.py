@@ -21,6 +21,7 @@ from tests.result_files import ROOT, result, write
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
 )
+PUBLISHED = ("cifar100_b0_10_memory", "cifar100_few_shot_memory", "cifar100_si_blurry/D50_B50")
 MIB = 2**20
 METHODS = ("Replay", "ICaRL", "WA", "BiC", "FOSTER", "DER", "MEMO")
 HOSTILE = '<img src=x onerror="boom=1">&amp;</script><script>boom=1</script>$x$'
@@ -53,7 +54,8 @@ def pages(tmp_path_factory):
     other = [result("WA", seed, change={"fingerprint": "e" * 64, "scenario.name": "other"}) for seed in range(2)]
     unfair = result("WA", 3, change={"config.trainer.epochs": 99, "command": HOSTILE, "machine.name": HOSTILE})
     places = {
-        "published": [ROOT / "results"],
+        # At several memories, in few-shot sessions, and along a stream.
+        "published": [ROOT / "results" / name for name in PUBLISHED],
         "many": write(folder / "many", *many()),
         "two scenarios": write(folder / "two", result("WA"), result("DER"), *other, unfair),
     }
@@ -182,6 +184,31 @@ def test_every_command_and_finding_is_on_the_page(pages):
     assert HOSTILE in read(text).words
 
 
+@pytest.mark.parametrize(
+    ("budgets", "heads", "others"),
+    [
+        ((None,), ["carried\nMiB", "APM\n% / MiB"], ["AUC", "APM-S"]),
+        ((MIB, 2 * MIB), ["AUC-A\nfraction x MiB", "APM-S\n% / MiB"], ["carried\nMiB"]),
+    ],
+)
+def test_areas_are_shown_where_there_are_several_memories(tmp_path, budgets, heads, others):
+    contents = [
+        result(name, budget=budget, **({"backbone": budget - 20 * 3076 - 1100} if budget else {}))
+        for name in ("WA", "DER")
+        for budget in budgets
+    ]
+    text = page(compare(write(tmp_path, *contents)), [])
+    shown = text.partition('<script type="application/json"')[0]
+    assert [word for word in heads if word not in shown] == []
+    assert [word for word in others if word in shown] == []
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((0,), "1 seed (number 0)"), ((0, 1, 2), "3 seeds (0, 1, 2)")])
+def test_seeds_are_counted_and_named(tmp_path, seeds, words):
+    comparison = compare(write(tmp_path, *(result("WA", seed) for seed in seeds)))
+    assert words in " ".join(read(page(comparison, [])).words.split())
+
+
 def test_a_page_without_findings_says_so(tmp_path):
     comparison = compare(write(tmp_path, *(result("WA", seed) for seed in (0, 1))))
     assert "found nothing" in page(comparison, [])
@@ -258,7 +285,7 @@ SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElemen
 def test_every_chart_is_drawn_and_nothing_is_cut(visit, pages, name, scheme, width):
     tab = visit(name, scheme, width)
     charts = tab.evaluate(DRAWN)
-    expected = ["memory", "memory", "tasks", "ledger", "ledger_tasks", "confusion", "confusion"]
+    expected = ["memory", "memory", "tasks", "ledger", "ledger_tasks", "classes", "confusion", "confusion"]
     sections = pages[name][1].sections
     assert [chart["chart"] for chart in charts] == [
         kind for section in sections for kind in expected[: len(expected) - (len(section.rows) == 1)]
@@ -363,6 +390,17 @@ def test_bytes_can_be_counted_both_ways(visit, pages):
             ".map((place) => place.dataset.onlyConvention)"
         )
         assert shown == [convention]
+
+
+@needs_browser
+def test_the_classes_of_a_method_are_drawn_from_the_best_to_the_worst(visit, pages):
+    tab = visit("published")
+    section = pages["published"][1].sections[0]
+    row = next(row for row in section.rows if row.class_means)
+    tab.locator('#classes-0 select[data-control="classes_row"]').select_option(row.id)
+    drawn = tab.evaluate("() => document.querySelector('#classes-0 .plot').data[0].y")
+    assert drawn == pytest.approx(sorted((100 * mean for mean in row.class_means.values()), reverse=True))
+    assert len(drawn) > 30
 
 
 @needs_browser

@@ -20,7 +20,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from cil.compare import memory_curve
+from cil.compare import classes, memory_curve
 from cil.compare.result_files import LeftOut, read
 from cil.compare.runs import UNSAID, Run, Setting
 from cil.errors import unknown
@@ -179,6 +179,21 @@ class Row:
             for matrix in matrices
         ]
         return [[spread(values).mean for values in zip(*lines, strict=True)] for lines in zip(*padded, strict=True)]
+
+    @cached_property
+    def class_accuracy(self) -> dict[str, Spread]:
+        """Accuracy on each class after the last task, over seeds; empty if a run does not tell.
+
+        Where seeds draw the classes, one that not every run saw is that of the others; the order is the first run's.
+        """
+        told = [classes.of_run(run, self.evaluator) for run in self.runs]
+        names = dict.fromkeys(name for one in told for name in one) if all(told) else {}
+        return {name: spread([one[name] for one in told if name in one]) for name in names}
+
+    @property
+    def class_means(self) -> dict[str, float]:
+        """Class -> the mean of its accuracies."""
+        return {name: one.mean for name, one in self.class_accuracy.items() if one.mean is not None}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from cil.compare.comparison import Comparison, Row, Section, shown
 from cil.compare.runs import Run
 from cil.learning.best import TOLD
+from cil.memory.ledger import STORED
 from cil.units import mib
 
 Level = Literal["problem", "note"]
@@ -161,6 +162,31 @@ def budgets(section: Section) -> Iterator[Finding]:
                 "every task.",
                 "Plan again with --dry-run.",
             )
+
+
+@in_each_section
+def unspent(section: Section) -> Iterator[Finding]:
+    """Images that a row was allowed and does not keep at the end are told with their number: every class gets as many,
+    so that some are left over, or there are no more of a class. What a budget misses by more than one image for each
+    class is told by the check of budgets."""
+    left_over: list[tuple[int, str]] = []
+    too_few: list[tuple[int, str]] = []
+    for row in _bounded(section.rows):
+        run = max(row.runs, key=_unspent)
+        images, n_seen = _unspent(run), run.content["tasks"][-1]["n_seen"]
+        stated = row.setting.kind == "budget"
+        if images and (not stated or images <= n_seen):
+            size = f", {mib(images * _cost(run), 3)} MiB" * stated
+            short = run.full or images > n_seen
+            told = (images, f"{row.title}: {images} image{'s' * (images > 1)}{size}")
+            (too_few if short else left_over).append(told)
+    for found, why in (
+        (left_over, "Every class gets as many images, which leaves room for at most one more of each"),
+        (too_few, "Classes have fewer images than their share, which leaves room"),
+    ):
+        if found:
+            listed = _few([text for _, text in sorted(found, key=lambda item: -item[0])], "; ")
+            yield note("unspent-memory", f"{why}: {listed}.", "Read these rows as ones that need a little less memory.")
 
 
 @in_each_section
@@ -468,7 +494,7 @@ def machines(section: Section) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(scenarios, budgets, budget_conventions, equal_exemplars, exemplar_free, ledgers, training, augmentation),
+    *(scenarios, budgets, unspent, budget_conventions, equal_exemplars, exemplar_free, ledgers, training, augmentation),
     *(image_size, precision, backbones, pretraining, pretraining_overlap, selection, single_seed, repeated),
     *(draws, memory_ranges, heads, seeds, versions, commits, machines, left_out),
 )
@@ -594,6 +620,23 @@ def _bounded(rows: Iterable[Row]) -> list[Row]:
 
 def _runs(section: Section) -> list[Run]:
     return [run for row in section.rows for run in row.runs]
+
+
+def _unspent(run: Run) -> int:
+    """Images that were allowed and would still fit at the end."""
+    setting, last = run.setting, run.content["tasks"][-1]
+    if setting.kind == "budget":
+        free = setting.number - run.task_bytes[-1][setting.convention]
+        return max(0, int(free / _cost(run))) if last["exemplars"] else 0
+    allowed = {"exemplars": setting.number, "per_class": setting.number * last["n_seen"]}
+    return max(0, allowed.get(setting.kind, 0) - last["exemplars"])
+
+
+def _cost(run: Run) -> float:
+    """What an exemplar takes at the end on average, in bytes of the budget's convention."""
+    last = run.content["tasks"][-1]
+    kinds = ("exemplars",) if run.setting.convention == "paper" else STORED
+    return sum(last["bytes"].get(kind, 0) for kind in kinds) / max(1, last["exemplars"])
 
 
 def _peak(run: Run, convention: str) -> int:

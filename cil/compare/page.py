@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from cil.compare.classes import best, listed, worst
 from cil.compare.comparison import CONVENTIONS, FEW_SHOT, METRICS, Comparison, Measures, Pair, Row, Section, Spread
 from cil.compare.fairness import Finding, seed_text
 from cil.compare.figures import CATEGORY_COLOURS, Style, facets, largest_share, styles
@@ -36,6 +37,7 @@ TITLES = {
     "tasks": "Accuracy over tasks",
     "ledger": "What the bytes are",
     "costs": "Time and computing",
+    "classes": "Accuracy by class",
     "confusion": "Confusion of tasks",
     "runs": "Runs",
 }
@@ -60,6 +62,7 @@ def page(comparison: Comparison, findings: list[Finding]) -> str:
             title=f"Comparison on {' and '.join(dict.fromkeys(section.name for section in comparison.sections))}",
             titles=TITLES,
             facts=_facts(comparison),
+            areas=any(_has_areas(section) for section in comparison.sections),
             scored=f"all by {comparison.evaluator}" if comparison.evaluator else "each method by its own evaluator",
             evaluator=comparison.evaluator,
             problems=[finding for finding in findings if finding.level == "problem"],
@@ -208,11 +211,11 @@ def _memories(section: Section, n: int, control: str, chosen: str = "") -> Choic
     return Choice(n, control, "Memory", options, chosen) if len(section.settings) > 1 else None
 
 
-def _methods(section: Section, n: int, control: str, nth: int = 0) -> Choice:
-    """A choice among the rows of a scenario; at first the nth best of the largest memory."""
-    bounded = [row for setting in reversed(section.settings) if setting.kind != "all" for row in section.at(setting)]
-    ranked = bounded or section.rows
-    options = [(row.id, row.title) for row in section.rows]
+def _methods(rows: Sequence[Row], section: Section, n: int, control: str, nth: int = 0) -> Choice:
+    """A choice among some rows of a scenario; at first the nth best of the largest memory."""
+    settings = [setting for setting in reversed(section.settings) if setting.kind != "all"]
+    ranked = [row for setting in settings for row in section.at(setting) if row in rows] or rows
+    options = [(row.id, row.title) for row in rows]
     return Choice(n, control, "Method", options, ranked[min(nth, len(ranked) - 1)].id)
 
 
@@ -232,7 +235,9 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         (str(len(comparison.labels)), "methods" if len(comparison.labels) != 1 else "method"),
         (str(len(settings)), "memories" if len(settings) != 1 else "memory"),
         (str(runs), "runs" if runs != 1 else "run"),
-        (", ".join(seeds[:8]) + ", ..." * (len(seeds) > 8), "seeds" if len(seeds) != 1 else "seed"),
+        (str(len(seeds)), f"seeds ({', '.join(seeds[:8])}{', ...' * (len(seeds) > 8)})")
+        if len(seeds) != 1
+        else ("1", f"seed (number {seeds[0]})"),
     ]
     return facts + [(str(len(comparison.left_out)), "left out")] * bool(comparison.left_out)
 
@@ -240,11 +245,12 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 def _scenario(comparison: Comparison, section: Section, n: int, looks: dict[str, Style]) -> dict[str, Any]:
     """What ``scenario.html`` shows of one: numbers and words, and a value for each part."""
     several = len(comparison.sections) > 1
+    by_class = _classes(section, n, looks)
     return {
         "n": n,
         "several": several,
         "heading": "h3" if several else "h2",
-        "parts": list(TITLES),
+        "parts": [id for id in TITLES if id != "classes" or by_class],
         "name": section.name,
         "short": section.fingerprint[:8],
         "n_tasks": len(section.task_sizes),
@@ -255,8 +261,9 @@ def _scenario(comparison: Comparison, section: Section, n: int, looks: dict[str,
         "tasks": _tasks(comparison, section, n, looks),
         "ledger": _ledger(section, n, looks),
         "costs": _costs(section, n, looks),
+        "classes": by_class,
         "confusion": [
-            _methods(section, n, control, nth)
+            _methods(section.rows, section, n, control, nth)
             for nth, control in enumerate(("confusion_left", "confusion_right")[: len(section.rows)])
         ],
         "runs": _runs(section, n, looks),
@@ -353,24 +360,35 @@ def _memory(comparison: Comparison, section: Section, n: int, looks: dict[str, S
     }
 
 
+def _has_areas(section: Section) -> bool:
+    """Whether a method has a curve; with one memory there is none."""
+    return any(own.area_average is not None for curve in section.curves for own in curve.measures.values())
+
+
 def _areas(section: Section, n: int, convention: str, looks: dict[str, Style]) -> Table:
-    header = _words("method") + _numbers("points", "from\nMiB", "to\nMiB")
-    header += _numbers("AUC-A\nfraction x MiB", "AUC-L\nfraction x MiB", "AUC-A\n/ range, %", "AUC-L\n/ range, %")
-    header += _numbers("APM-S\n% / MiB", "APM-E\n% / MiB") + _words("range")
+    """What follows from the curves; without any, of what is left of it nothing that tells of areas."""
+    areas, several = _has_areas(section), any(len(curve.rows) > 1 for curve in section.curves)
+    header = _words("method")
+    header += _numbers("points", "from\nMiB", "to\nMiB") if several else _numbers("carried\nMiB")
+    if areas:
+        header += _numbers("AUC-A\nfraction x MiB", "AUC-L\nfraction x MiB", "AUC-A\n/ range, %", "AUC-L\n/ range, %")
+    header += _numbers("APM-S\n% / MiB", "APM-E\n% / MiB") + _words("range") if several else _numbers("APM\n% / MiB")
     rows = []
     for curve in section.curves:
         own = curve.measures[convention]
-        cells = [
-            _method(curve.label, looks),
-            _value(len(curve.rows), str(len(curve.rows))),
-            *(_value(number, f"{number:.2f}") for number in (own.low, own.high)),
-            *(_value(number, _number(number)) for number in (own.area_average, own.area_last)),
-            *(_value(number, _number(number, 100, 1)) for number in (own.normalised_average, own.normalised_last)),
-            *(_value(number, _number(number)) for number in (own.apm_start, own.apm_end)),
-            _text(_range(own, len(curve.rows)), wide=bool(own.not_comparable)),
-        ]
+        cells = [_method(curve.label, looks)]
+        if several:
+            cells.append(_value(len(curve.rows), str(len(curve.rows))))
+        cells += [_value(number, f"{number:.2f}") for number in (own.low, own.high)[: 1 + several]]
+        if areas:
+            cells += [_value(number, _number(number)) for number in (own.area_average, own.area_last)]
+            heights = (own.normalised_average, own.normalised_last)
+            cells += [_value(number, _number(number, 100, 1)) for number in heights]
+        cells += [_value(number, _number(number)) for number in (own.apm_start, own.apm_end)[: 1 + several]]
+        if several:
+            cells.append(_text(_range(own, len(curve.rows)), wide=bool(own.not_comparable)))
         rows.append(Line(cells))
-    return Table(f"Areas under the curves, {convention}", header, rows, n)
+    return Table(f"{'Areas under the curves' if areas else 'Accuracy for each MiB'}, {convention}", header, rows, n)
 
 
 def _range(own: Measures, n_points: int) -> str:
@@ -422,7 +440,7 @@ def _ledger(section: Section, n: int, looks: dict[str, Style]) -> dict[str, Any]
         "memory": _memories(section, n, "ledger", "" if len(rows) <= 30 else str(len(section.settings) - 1)),
         "categories": [{"name": name, **_colours(name)} for name in present],
         "table": Table("Bytes carried at the end", header, rows, n, "ledger"),
-        "method": _methods(section, n, "ledger_row"),
+        "method": _methods(section.rows, section, n, "ledger_row"),
     }
 
 
@@ -452,6 +470,29 @@ def _costs(section: Section, n: int, looks: dict[str, Style]) -> dict[str, Any] 
     return {
         "memory": _memories(section, n, "costs"),
         "table": Table("Time and computing", header, rows, n, "costs"),
+    }
+
+
+def _classes(section: Section, n: int, looks: dict[str, Style]) -> dict[str, Any] | None:
+    """The best and the worst classes of each row, and a choice of one to see all of its classes; None if none tells."""
+    rows = [row for row in section.rows if row.class_means]
+    if not rows:
+        return None
+    lines = []
+    for row in rows:
+        accuracy, setting = row.class_means, section.settings.index(row.setting)
+        ends = [best(accuracy), worst(accuracy)]
+        cells = [
+            _method(row.label, looks),
+            _memory_cell(section, setting),
+            *(Cell(listed(names, accuracy), accuracy[names[0]], kind="text wide") for names in ends),
+        ]
+        lines.append(Line(cells, setting))
+    header = _words("method", "memory", "best classes, %", "worst classes, %")
+    return {
+        "memory": _memories(section, n, "classes"),
+        "table": Table("Best and worst classes", header, lines, n, "classes"),
+        "method": _methods(rows, section, n, "classes_row"),
     }
 
 

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cil.compare.classes import best, listed, worst
 from cil.compare.comparison import (
     CONVENTIONS,
     FEW_SHOT,
@@ -94,8 +95,16 @@ def _row(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
             "bytes": row.task_bytes,
         },
         "task_confusion": row.confusion,
+        "class_accuracy": _classes(row),
         "runs": [_run(row, run, index, metrics) for index, run in enumerate(row.runs)],
     }
+
+
+def _classes(row: Row) -> dict[str, list[Any]] | None:
+    """Names, means and deviations in order of appearance; None if untold."""
+    names, spreads = list(row.class_accuracy), row.class_accuracy.values()
+    means, deviations = [one.mean for one in spreads], [one.deviation for one in spreads]
+    return {"names": names, "mean": means, "deviation": deviations} if names else None
 
 
 def _run(row: Row, run: Run, index: int, metrics: Sequence[str]) -> dict[str, Any]:
@@ -145,6 +154,10 @@ def _line(section: Section, row: Row) -> dict[str, Any]:
         line |= {f"{convention}_bytes": size, f"{convention}_mib": size / MIB}
     line |= {f"{category}_bytes": row.task_bytes[-1].get(category, 0) for category in CATEGORIES}
     line |= {"exemplars": row.exemplars, "seconds_mean": row.seconds.mean, "seconds_std": row.seconds.deviation}
+    accuracy = row.class_means
+    for which, names in (("best", best(accuracy)), ("worst", worst(accuracy))):
+        first = names[0] if names else ""
+        line |= {f"{which}_class": first or None, f"{which}_class_accuracy": accuracy.get(first)}
     return line
 
 
@@ -184,6 +197,9 @@ def terminal(comparison: Comparison, findings: list[Finding]) -> Group:
         parts += ["", _results(section)]
         if section.few_shot:
             parts += ["", _base_and_new(section)]
+        classes = _best_and_worst(section)
+        if classes.row_count:
+            parts += ["", classes]
         areas = _areas(section)
         if areas.row_count:
             parts += ["", areas]
@@ -248,6 +264,20 @@ def _base_and_new(section: Section) -> Table:
             name = row.label if setting.kind == "none" else row.title
             table.add_row(Text(plain(name)), *(percent(row.metric(metric)) for metric in FEW_SHOT), against)
     table.caption = "differences of the harmonic mean, in points, 95 % intervals"
+    return table
+
+
+def _best_and_worst(section: Section) -> Table:
+    """The best and the worst class of each row; more are on the page, all in the files."""
+    table = Table(title="classes after the last task, accuracy in %", padding=(0, 1, 0, 0), box=None)
+    for name in ("method", "best class", "worst class"):
+        table.add_column(name, overflow="fold", min_width=14)
+    for setting in section.settings:
+        for row in section.at(setting):
+            if accuracy := row.class_means:
+                name = row.label if len(section.settings) == 1 else row.title
+                cells = (name, listed(best(accuracy, 1), accuracy), listed(worst(accuracy, 1), accuracy))
+                table.add_row(*(Text(plain(text)) for text in cells))
     return table
 
 

@@ -233,6 +233,33 @@
       );
     },
 
+    classes(figure, scenario) {
+      const row = scenario.rows.find((row) => row.id === control(figure, "classes_row"));
+      const { names, mean, deviation } = row.class_accuracy;
+      const order = mean.map((_, at) => at).sort((a, b) => mean[b] - mean[a] || a - b);
+      const few = names.length <= (narrow.matches ? 10 : 30);
+      draw(
+        figure,
+        [
+          {
+            type: "bar",
+            x: order.map((_, place) => place + 1),
+            y: order.map((at) => percent(mean[at])),
+            text: order.map((at) => `<b>${wrapped(names[at], 40)}</b><br>${spreadText({ mean: mean[at], deviation: deviation[at] })}`),
+            textposition: "none",
+            marker: { color: colour(data.styles[row.method]) },
+            hovertemplate: "%{text}<extra></extra>",
+          },
+        ],
+        layout(few ? "" : "classes, best first", "accuracy, %", {
+          yaxis: { range: [0, 100] },
+          xaxis: few
+            ? { tickvals: order.map((_, place) => place + 1), ticktext: order.map((at) => wrapped(names[at], 20)), showgrid: false }
+            : { showgrid: false },
+        }),
+      );
+    },
+
     confusion(figure, scenario) {
       const row = scenario.rows.find((row) => row.id === control(figure, figure.dataset.control));
       const shares = row.task_confusion.map((line) => line.map(percent));
