@@ -8,8 +8,8 @@ import importlib
 import inspect
 import itertools
 import pkgutil
-import runpy
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
