@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from torch import Tensor
@@ -60,7 +61,8 @@ def run(
     experiment.check()
     scenario, progress = experiment.scenario, progress or Progress.silent()
     if checkpoints:
-        checkpoints = Checkpoints(checkpoints.folder, (origin or Origin.of(experiment)).as_json())
+        checkpoints = copy.copy(checkpoints)  # the caller's stays as it is
+        checkpoints.origin = (origin or Origin.of(experiment)).as_json()
     start = restore(experiment, checkpoints, progress) if resume and checkpoints else Start(experiment)
     strategy, exemplars, records = start.strategy, start.exemplars, start.records
     evaluators, limits = experiment.scored_by(strategy), experiment.limits()
