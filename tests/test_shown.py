@@ -22,7 +22,7 @@ from cil.experiment.progress import Progress
 from cil.shown import Terminal, cell, plain
 from tests.result_files import put, real, result, write
 from tools import compare as compare_tool
-from tools import profile, sweep, train
+from tools import pack, profile, sweep, train
 
 ROOT = Path(__file__).resolve().parents[1]
 # Markup of rich, an emoji of it, the clearing of the screen, a colour in 8 bits, and a mark that turns the direction.
@@ -83,10 +83,12 @@ def test_a_terminal_shows_what_it_is_given():
     assert "\x1b[?25l" in out  # the bars' own commands are left alone
 
 
-def test_consoles_are_made_in_one_place():
+def test_consoles_are_made_in_one_place_and_what_is_printed_without_one_is_plain():
     for path in [*(ROOT / "cil").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         assert not [node for node in calls if getattr(node.func, "id", None) == "Console"], path
+        printed = [word for node in calls if getattr(node.func, "id", None) == "print" for word in node.args]
+        assert not [word for word in printed if isinstance(word, ast.JoinedStr)], path
 
 
 def test_a_run_prints_its_folder_as_it_is(tmp_path, capsys):
@@ -111,6 +113,13 @@ def test_mistakes_are_told_with_the_names_as_they_are(tmp_path, capsys):
     path = tmp_path / os.fsdecode(b"\xff.yaml")
     status, _, err = call(sweep, ["--config", path], capsys)
     assert (status, "\\udcff.yaml" in err) == (2, True)
+
+
+def test_packing_prints_its_files_as_they_are(tmp_path, capsys):
+    write(tmp_path / NAME, result("WA"), result("DER", change={"status": NAME}))
+    status, out, _ = call(pack, [tmp_path / NAME, "--out", tmp_path / NAME / "packed"], capsys)
+    assert status == 0
+    assert out.count(SHOWN) == 3 and "\x1b" not in out
 
 
 def test_a_sweep_prints_its_runs_as_they_are(tmp_path, capsys):
@@ -150,7 +159,7 @@ def test_a_path_that_is_no_text_is_compared(tmp_path, capsys):
     places = write(tmp_path / os.fsdecode(b"\xff"), result("WA", 0), result("WA", 1))
     status, _, _ = call(compare_tool, [*places, "--out", tmp_path / "report"], capsys)
     assert status == 0
-    assert "\\udcff" in (tmp_path / "report/index.html").read_text()
+    assert "\ufffd" in (tmp_path / "report/index.html").read_text()
 
 
 def test_charts_have_no_control_characters(tmp_path):

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if options.action == "verify":
         damaged = verify(store, keys)
-        print(f"{sum(len(store.paths(key)) for key in keys)} segments, {damaged} damaged")
+        print(plain(f"{sum(len(store.paths(key)) for key in keys)} segments, {damaged} damaged"))
         return int(damaged > 0)
     print(plain(f"{mib(sum(map(store.clear, keys)), 1)} MiB removed from {store.root}"))
     return 0

@@ -9,6 +9,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
 from cil.compare.result_files import PACKED, pack
+from cil.shown import plain
 
 
 def parser() -> config.PlainParser:
@@ -23,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     packed = pack(options.runs, options.out, overwrite=options.overwrite)
     for item in packed.left_out:
-        print(f"left out: {item.file}: {item.reason}")
-    print(f"{packed.runs} runs, {packed.size} bytes: {packed.path}")
+        print(plain(f"left out: {item.file}: {item.reason}"))
+    print(plain(f"{packed.runs} runs, {packed.size} bytes: {packed.path}"))
     return 0
 
 

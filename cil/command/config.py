@@ -476,7 +476,7 @@ def main(program: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
         with signals.as_interruptions():
             status = program(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"error: {plain(error)}", file=sys.stderr)
+        print(plain(f"error: {error}"), file=sys.stderr)
         status = 2
     except (KeyboardInterrupt, Exception) as error:
         interruption = signals.behind(error)

@@ -63,11 +63,10 @@ class ReportFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        # A path may hold bytes that are no text; they are written as Python shows them.
         contents = {
-            PAGE: page(comparison, findings).encode(errors="backslashreplace"),
+            PAGE: page(comparison, findings).encode(),
             **{f"{name}.png": png for name, png in figures(comparison).items()},
-            "comparison.csv": as_csv(comparison).encode(errors="backslashreplace"),
+            "comparison.csv": as_csv(comparison).encode(),
             DATA: json.dumps(as_json(comparison, findings), indent=1, allow_nan=False).encode(),
         }
         try:
