@@ -143,7 +143,7 @@ def test_yaml_mistakes_name_the_file(tmp_path, capsys):
     assert (status, "is not YAML" in err) == (2, True)
     path.write_text("- WA\n")
     status, _, err = call(["--config", str(path)], capsys)
-    assert (status, "must hold keys and values, not list" in err) == (2, True)
+    assert (status, "must hold keys and values, not ['WA']" in err) == (2, True)
     path.write_text("strategy: {class_path: WA, init_args: {temperatura: 3}}\n")
     status, _, err = call(["--config", str(path)], capsys)
     assert (status, "did you mean 'strategy.temperature'?" in err) == (2, True)
@@ -244,6 +244,13 @@ def test_files_merge_from_left_to_right_and_flags_win(capsys, tmp_path):
     }
     assert (shown["trainer"]["epochs"], shown["trainer"]["lr"], shown["trainer"]["gamma"]) == (4, 0.5, 0.3)
     assert shown["scenario"]["init_args"]["step"] == 5
+
+
+def test_protocols_leave_the_precision_to_the_machine():
+    """Many processors do not multiply bfloat16, and would emulate it at a multiple of the time."""
+    for path in sorted((ROOT / "configs/protocols").glob("*.yaml")):
+        _, parsed = config.parse(["--config", str(path), "--strategy", "replay"])
+        assert parsed.precision == "auto", path.name
 
 
 def test_the_help_explains_every_option(capsys):
