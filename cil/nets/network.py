@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -112,8 +113,8 @@ class Model:
 
     Args:
         backbone: ``cifar_resnet14|20|26|32|44``, ``resnet10|18|26|34|50``, ``convnet2``, ``convnet4``, ``timm:NAME``
-            for a network of timm, or the dotted path of a callable that takes ``in_channels`` and returns a module with
-            ``num_features``.
+            for a network of timm, or the dotted path of a module class or of a function that takes ``in_channels``
+            and returns a module with ``num_features``; its module is imported.
         backbone_args: further arguments of the backbone, such as ``{stem: 3x3}`` for the ImageNet ResNets.
         head: ``linear``, or ``cosine`` (a learned scale times the cosine).
         head_args: further arguments of the head, such as ``{scale: 16}`` for the cosine head.
@@ -186,7 +187,7 @@ def find_backbone(name: str) -> Callable[..., nn.Module]:
     """The callable that makes a backbone from ``in_channels``: one of ``BACKBONES``, of timm, or a dotted path.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or what has it is no module class and no function of ``in_channels``.
     """
     if name in BACKBONES:
         return BACKBONES[name]
@@ -196,6 +197,22 @@ def find_backbone(name: str) -> Callable[..., nn.Module]:
         raise unknown("model.backbone", name, [*BACKBONES, "timm:NAME"])
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        made_by = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"model.backbone: '{name}' cannot be imported: {error}") from error
+    if not _makes_backbones(made_by):
+        raise UserError(
+            f"model.backbone: '{name}' is not called, for it is neither a subclass of torch.nn.Module nor a function "
+            "with a parameter in_channels"
+        )
+    return made_by
+
+
+def _makes_backbones(value: Any) -> bool:
+    """Whether a value says that it makes a network: only then it is called, since a configuration may name anything."""
+    if inspect.isclass(value):
+        return issubclass(value, nn.Module)
+    try:
+        return callable(value) and "in_channels" in inspect.signature(value).parameters
+    except (TypeError, ValueError):  # written in C
+        return False
