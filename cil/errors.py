@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
+import operator
+import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+LARGEST = 4096  # pixels on a side: a batch of larger images would not fit into memory
 
 
 class UserError(ValueError):
@@ -21,3 +28,64 @@ def unknown(kind: str, wrong: str, legal: Iterable[str]) -> UserError:
     """The error for a name that is not one of the legal ones: names it, the nearest match and all legal names."""
     names = sorted(legal)
     return UserError(f"{kind}: no '{wrong}'; {nearest(wrong, names)}Legal: {', '.join(names)}.")
+
+
+def check_number(
+    key: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Refuse an option that is no finite number in its range: at least, above, at most and below these.
+
+    Args:
+        key: of the option, as a configuration names it: ``strategy.temperature``.
+        value: as it was given.
+        least: the smallest legal value.
+        above: legal values are larger.
+        most: the largest legal value.
+        below: legal values are smaller.
+        whole: only whole numbers are legal.
+
+    Raises:
+        UserError: names the option, its value and what is legal.
+    """
+    signs = (">=", operator.ge, least), (">", operator.gt, above), ("<=", operator.le, most), ("<", operator.lt, below)
+    given = [(sign, holds, bound) for sign, holds, bound in signs if bound is not None]
+    fine = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not (fine and -math.inf < value < math.inf and all(holds(value, bound) for _, holds, bound in given)):
+        legal = " and ".join(f"{sign} {bound:g}" for sign, _, bound in given)
+        raise UserError(f"{key}: {value!r} must be a {'whole' if whole else 'finite'} number {legal}".rstrip())
+
+
+def check_side(key: str, value: Any) -> None:
+    """Refuse what is no side of an image in pixels; one beyond ``LARGEST`` is a slip of the pen.
+
+    Raises:
+        UserError: names the option, its value and what is legal.
+    """
+    check_number(key, value, least=1, most=LARGEST, whole=True)
+
+
+def check_folder(key: str, path: Path, legal: str = "give a folder, or the path of one to be made") -> None:
+    """Refuse a path at which there is no folder and none can be made: it, or what lies above it, is a file.
+
+    Raises:
+        UserError: names the option, the path and what stands in the way.
+    """
+    try:
+        there = next((place for place in (path, *path.parents) if place.exists()), None)
+    except OSError as error:
+        raise UserError(f"{key}: {shortened(str(path))}: {os.strerror(error.errno or 0)}; {legal}") from error
+    if there is not None and not there.is_dir():
+        raise UserError(f"{key}: {path}" + f": {there}" * (there != path) + f" is a file; {legal}")
+
+
+def shortened(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

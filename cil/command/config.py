@@ -7,25 +7,24 @@ import contextlib
 import copy
 import functools
 import inspect
-import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
-from cil.command import signals
+from cil.command import reading, signals
 from cil.command.names import CLASSES, class_path, files, find_class, strategies
 from cil.data.augmentation import Augmentation
 from cil.data.images import Dataset
 from cil.data.scenario import ScenarioBuilder
 from cil.data.seeds import Seeds
-from cil.errors import UserError, nearest, unknown
+from cil.errors import UserError, check_folder, check_number, nearest, shortened, unknown
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.features.store import Store, default_root
@@ -38,15 +37,9 @@ from cil.nets.network import Model, Network, find_backbone
 from cil.shown import plain
 from cil.units import parse_bytes
 
-
-class Loader(yaml.SafeLoader):
-    """YAML in which ``5e-4`` is a number, as YAML 1.2 says; PyYAML takes it for text."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 GROUPS: dict[str, type] = {"model": Model, "trainer": Trainer, "memory": Memory, "augmentation": Augmentation}
+SEEDS = ("init", "data", "exemplars")
+MOST_WORKERS = 1024  # threads, or processes: more than processors have, and few enough to be started
 DEFAULT_SCENARIO = "scenarios.class_incremental.ClassIncremental"
 
 
@@ -194,14 +187,20 @@ def instantiate(
         UserError: something does not fit; names the option.
     """
     built = parser.instantiate(config)
+    check_number("checkpoint_every", built.checkpoint_every, least=0, whole=True)
+    for key in ("threads", "workers", "devices", "num_nodes"):
+        value = getattr(built, key)
+        if value is not None:
+            check_number(key, value, least=0 if key == "workers" else 1, most=MOST_WORKERS, whole=True)
     if built.threads is not None:
-        if built.threads < 1:
-            raise UserError(f"threads: {built.threads} must be >= 1 or null")
         torch.set_num_threads(built.threads)
     places = {key: getattr(built, key) for key in ("root", "image_size", "images", "workers")}
     dataset = load(built.data, **places, progress=progress)
     device = pick_device(built.device)
-    seeds = Seeds(**{name: built.seed for name in ("init", "data", "exemplars")} | dict(built.seeds or {}))
+    for name in built.seeds or {}:
+        if name not in SEEDS:
+            raise unknown("seeds", name, SEEDS)
+    seeds = Seeds(**dict.fromkeys(SEEDS, built.seed) | dict(built.seeds or {}))
     scenario = built.scenario.build(dataset, seeds.data)
     channels = scenario.image_shape[0]
     if built.model.weights:
@@ -243,9 +242,10 @@ def reference(budget: Any, model: Model, channels: int) -> Reference | None:
         if key not in keys:
             raise unknown("memory.budget.as", key, keys)
     exemplars, name = inner.get("exemplars"), inner.get("strategy")
+    options = reading.mapping("memory.budget.as.init_args", inner.get("init_args") or {})
     if not isinstance(name, str) or isinstance(exemplars, bool) or not isinstance(exemplars, int) or exemplars < 0:
         raise UserError("memory.budget.as: needs strategy, a name, and exemplars, an integer >= 0")
-    own, options = copy.copy(model), inner.get("init_args", {})
+    own = copy.copy(model)
     try:
         kind = find_class("strategy", name)
         if "backbone" in inner:
@@ -283,8 +283,7 @@ def feature_store(cache: str | None, limit: int | str) -> Store | None:
     if cache is None:
         return None
     root = default_root() if cache == "auto" else Path(cache).expanduser()
-    if root.exists() and not root.is_dir():
-        raise UserError(f"cache: {root} is a file; legal: auto, null or a folder")
+    check_folder("cache", root, "legal: auto, null or a folder")
     return Store(root, size)
 
 
@@ -306,7 +305,7 @@ def _with_named_classes(argv: Sequence[str]) -> Iterator[str]:
             value = {"class_path": value}
         if not isinstance(value, dict) or "class_path" not in value:
             return value
-        new, old = find_class(kind, str(value["class_path"])), before[kind]
+        new, old = find_class(kind, value["class_path"]), before[kind]
         before[kind] = new
         shared = _defaults(new).keys() & _defaults(old).keys() if old is not None and old is not new else set()
         own = {name: _defaults(new)[name] for name in sorted(shared)}
@@ -314,15 +313,23 @@ def _with_named_classes(argv: Sequence[str]) -> Iterator[str]:
 
     words = iter(argv)
     for word in words:
-        match = re.fullmatch(rf"--(config|{'|'.join(CLASSES)})(?:\.class_path)?(?:=(.*))?", word, re.S)
+        match = re.fullmatch(rf"--(config|{'|'.join((*CLASSES, *GROUPS))})(?:\.class_path)?(?:=(.*))?", word, re.S)
         given = None if match is None else next(words, None) if match[2] is None else match[2]
         if match is None or given is None:
             yield word
         elif match[1] == "config":
-            content = _read(given)
+            content = reading.read(given)
             yield _as_config({key: named(key, value) if key in CLASSES else value for key, value in content.items()})
+        elif match[1] in GROUPS:
+            yield _as_config({match[1]: _group(match[1], given)})
         else:
-            yield _as_config({match[1]: named(match[1], yaml.load(given, Loader))})
+            yield _as_config({match[1]: named(match[1], reading.value(match[1], given))})
+
+
+def _group(name: str, given: str) -> dict[Any, Any]:
+    """The options of a group that stand in one text, or in a file."""
+    value = reading.value(name, given)
+    return reading.read(value) if isinstance(value, str) else reading.mapping(name, value)
 
 
 def _as_config(content: dict[str, Any]) -> str:
@@ -367,34 +374,41 @@ def check_keys(argv: Sequence[str]) -> None:
         key, has_value, value = word[2:].partition("=")
         if not has_value and index < len(words) and not words[index].startswith("--"):
             value, index = words[index], index + 1
+        reading.check(f"--{key}", value)
         if key == "config":
-            for name, item in dotted(_read(value)):
-                given.append((name, value))
-                _note_class(chosen, name, item)
+            where, found = value, dotted(reading.read(value))
+        elif key in GROUPS and value:
+            where, found = "the command line", dotted({key: _group(key, value)})
+        elif key in CLASSES:
+            where, found = "the command line", dotted({key: reading.value(key, value)})
         else:
-            given.append((key, "the command line"))
-            _note_class(chosen, key, value)
+            where, found = "the command line", iter([(key, value)])
+        for name, item in found:
+            given.append((name, where))
+            _note_class(chosen, name, item)
     if chosen["strategy"] is None:
         raise UserError(
             "strategy: none is named. Give --strategy NAME or a --config that names one. Legal: "
             f"{', '.join(files('strategy'))}, or package.module.Class of your own."
         )
-    top = [*_parameters(settings), *GROUPS, *CLASSES, "config", "print_config"]
+    top = [*_parameters(settings), *GROUPS, *CLASSES]
     for key, where in given:
-        head, _, rest = key.partition(".")
-        head = re.sub(r"[+]$", "", head)
-        if head not in top:
+        head, *rest = re.sub(r"[+]$", "", key).split(".")
+        if head not in top and not (key == "print_config" and where == "the command line"):
             raise _unknown_key(key, where, top)
-        if not rest or head not in (*GROUPS, *CLASSES):
+        if not rest or head == "seeds":
             continue
-        rest = rest.removeprefix("init_args.")
-        if rest in ("class_path", "init_args"):
+        rest = rest[1:] if rest[0] == "init_args" else rest
+        if head in CLASSES and rest in ([], ["class_path"]):
             continue
-        owner = GROUPS.get(head) or chosen[head] or find_class("scenario", "ClassIncremental")
-        legal = _parameters(owner)
-        name = rest.split(".")[0].rstrip("+")
-        if name not in legal:
-            raise _unknown_key(f"{head}.{name}", where, [f"{head}.{parameter}" for parameter in legal])
+        owner = (
+            GROUPS.get(head)
+            or chosen.get(head)
+            or (find_class("scenario", DEFAULT_SCENARIO) if head in CLASSES else None)
+        )
+        legal = _parameters(owner) if owner else []
+        if not rest or rest[0] not in legal:
+            raise _unknown_key(".".join([head, *rest]), where, [f"{head}.{parameter}" for parameter in legal] or top)
 
 
 def _unknown_key(key: str, where: str, legal: list[str]) -> UserError:
@@ -402,8 +416,15 @@ def _unknown_key(key: str, where: str, legal: list[str]) -> UserError:
 
 
 def _note_class(chosen: dict[str, type | None], key: str, value: Any) -> None:
+    """See that a class or a group is written as one, and note the class that is chosen."""
+    if key in GROUPS:
+        reading.mapping(key, value)
     for kind in CLASSES:
-        if key in (kind, f"{kind}.class_path") and isinstance(value, str) and not value.startswith("{"):
+        if key == f"{kind}.init_args" and value is not None:
+            reading.mapping(key, value)
+        if key in (kind, f"{kind}.class_path"):
+            if not isinstance(value, str):
+                raise UserError(f"{key}: {shortened(value)} must be a name, or class_path and init_args: a mapping")
             chosen[kind] = find_class(kind, value)
 
 
@@ -436,18 +457,6 @@ def dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from dotted(value, f"{name}.")
         else:
             yield name, value
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(Path(path).read_text(), Loader)
-    except OSError as error:
-        raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--config: {path} must hold keys and values, not {type(content).__name__}")
-    return cast(dict[str, Any], content)
 
 
 def _paragraph(message: str) -> str:

@@ -79,7 +79,7 @@ def _at_path(kind: str, path: str, base: type) -> type:
     module, _, attribute = path.rpartition(".")
     try:
         value = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two of names such as '.x'
         raise UserError(f"{kind}: '{path}' cannot be imported: {error}") from error
     except AttributeError as error:
         classes = inspect.getmembers(importlib.import_module(module), inspect.isclass)

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from cil.errors import UserError
+from cil.errors import UserError, check_folder
 from cil.experiment.checkpoint import Checkpoints, DamagedError
 from cil.experiment.provenance import Origin, changed
 from cil.files import reason, write_atomic
@@ -59,8 +59,7 @@ class RunFolder:
         """
         if resume and overwrite:
             raise UserError("--resume and --overwrite contradict each other: give one of them")
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"run_dir: {self.path} is a file")
+        check_folder("run_dir", self.path)
         used = [name for name in OWN if (self.path / name).exists()]
         if used and not (resume or overwrite):
             raise UserError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cil.command import config as cfg
+from cil.command import reading
 from cil.errors import UserError, unknown
 
 KEYS = ("out", "protocols", "methods", "budgets", "seeds", "set", "workers", "threads", "gpus", "retries")
@@ -77,7 +75,7 @@ def read(path: str) -> Sweep:
     Raises:
         UserError: it cannot be read, or a key, a name or a value in it makes no sense.
     """
-    content = _load(path)
+    content = reading.read(path)
     where = Path(path).name
     _refuse_unknown(where, content, KEYS)
     for key in ("out", "protocols", "methods"):
@@ -87,12 +85,12 @@ def read(path: str) -> Sweep:
     names = [budget.name for budget in budgets]
     protocols = tuple(
         Protocol(str(name), *_part(f"{where}: protocols.{name}", value))
-        for name, value in _mapping(f"{where}: protocols", content["protocols"]).items()
+        for name, value in reading.mapping(f"{where}: protocols", content["protocols"]).items()
     )
     known = [protocol.name for protocol in protocols]
     methods = tuple(
         _method(f"{where}: methods.{name}", str(name), value, known, names)
-        for name, value in _mapping(f"{where}: methods", content["methods"]).items()
+        for name, value in reading.mapping(f"{where}: methods", content["methods"]).items()
     )
     legal = [method.name for method in methods]
     for budget in budgets:
@@ -109,29 +107,6 @@ def read(path: str) -> Sweep:
         gpus=_least(f"{where}: gpus", content.get("gpus", 0), (int, float)),
         retries=_least(f"{where}: retries", content.get("retries", 2), (int,)),
     )
-
-
-class _Unique(cfg.Loader):
-    """Refuses a key that stands twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
-            seen.append(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _load(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, _Unique)
-    except OSError as error:
-        raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} cannot be used: {' '.join(str(error).split())}") from error
-    return _mapping(f"--config: {path}", content)
 
 
 def _part(where: str, value: Any, more: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Options]:
@@ -187,7 +162,7 @@ def _budgets(where: str, value: Any) -> Iterator[Budget]:
         seen.add(title)
         further = {
             str(method): _options(f"{where}: {title}: methods.{method}", more)
-            for method, more in _mapping(f"{where}: {title}: methods", own).items()
+            for method, more in reading.mapping(f"{where}: {title}: methods", own).items()
         }
         chosen = None if seeds is None else _seeds(f"{where}: {title}: seeds", seeds)
         yield Budget(title, memory, further, chosen)
@@ -197,7 +172,7 @@ def _memory(where: str, value: Any) -> Options:
     """Options of the memory, without ``memory.``; a bare value is a budget in bytes."""
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return {"budget": value}
-    return {str(key): item for key, item in _mapping(where, value).items()}
+    return {str(key): item for key, item in reading.mapping(where, value).items()}
 
 
 def named(memory: Options) -> str:
@@ -209,17 +184,11 @@ def named(memory: Options) -> str:
 
 def _options(where: str, value: Any) -> Options:
     """Options of ``tools/train.py``, dotted; those that a sweep sets itself are refused."""
-    options = {str(key): item for key, item in cfg.dotted(_mapping(where, {} if value is None else value))}
+    options = {str(key): item for key, item in cfg.dotted(reading.mapping(where, {} if value is None else value))}
     for key in options:
         if key in ("seed", "run_dir", "resume", "overwrite", "dry_run", "config", "print_config"):
             raise UserError(f"{where}: a sweep sets '{key}' itself for each run")
     return options
-
-
-def _mapping(where: str, value: Any) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: must hold keys and values, not {value!r}")
-    return value
 
 
 def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
