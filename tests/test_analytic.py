@@ -520,5 +520,5 @@ def test_random_features_are_the_product_in_the_precision_asked_for():
 
 @pytest.mark.parametrize("held_out", [-0.1, 1.0, float("nan")])
 def test_a_share_that_leaves_nothing_to_fit_is_refused(held_out):
-    with pytest.raises(UserError, match=r"strategy.held_out: .*legal: a share from 0"):
+    with pytest.raises(UserError, match=r"strategy.held_out: .* must be a finite number >= 0 and < 1"):
         Lab(RanPAC, {"held_out": held_out}).build()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
-from cil.errors import UserError
+from cil.errors import UserError, check_number
 from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.network import Network
 from cil.ops.buffers import RandomFeatures
@@ -134,6 +134,9 @@ class Analytic(Frozen):
         products: Literal["auto", "float32", "float64"] = "auto",
     ) -> None:
         super().__init__(model)
+        if width is not None:
+            check_number("strategy.width", width, least=1, whole=True)
+        check_number("strategy.gamma", gamma, above=0)
         self.width, self.gamma = width, gamma
         self.storage, self.solver, self.products = storage, solver, products
 
@@ -149,8 +152,6 @@ class Analytic(Frozen):
     def grow(self, task: Task) -> None:
         if task.index == 0:
             assert self.width is not None, "the engine sets the width before the first task"
-            if self.width < 1 or not self.gamma > 0:
-                raise UserError(f"strategy: width must be >= 1 and gamma > 0; they are {self.width} and {self.gamma}")
             self.expansion = self.make_expansion(self.width)
             self.ridge = self.make_ridge(self.width, self.gamma)
         self.ridge.grow(task.n_new)

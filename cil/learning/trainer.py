@@ -40,21 +40,21 @@ from cil.ops.freezing import train_mode
 
 # What trainer.per_task may set, and which values are legal.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epochs": (lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
-    "batch_size": (lambda v: isinstance(v, int) and v >= 2, "an integer >= 2"),
+    "epochs": (lambda v: type(v) is int and v >= 1, "an integer >= 1"),
+    "batch_size": (lambda v: type(v) is int and v >= 2, "an integer >= 2"),
     "optimizer": (lambda v: v in ("sgd", "adamw"), "sgd or adamw"),
     "lr": (lambda v: 0 < v < math.inf, "> 0"),
     "momentum": (lambda v: 0 <= v < 1, "within [0, 1)"),
     "nesterov": (lambda v: isinstance(v, bool), "true or false"),
-    "weight_decay": (lambda v: v >= 0, ">= 0"),
+    "weight_decay": (lambda v: 0 <= v < math.inf, ">= 0"),
     "schedule": (lambda v: v in ("multistep", "cosine", "constant"), "multistep, cosine or constant"),
-    "milestones": (lambda v: not v or all(m > 0 for m in v), "a list of numbers > 0"),
-    "gamma": (lambda v: v > 0, "> 0"),
-    "min_lr": (lambda v: v >= 0, ">= 0"),
-    "warmup_epochs": (lambda v: isinstance(v, int) and v >= 0, "an integer >= 0"),
-    "clip_grad": (lambda v: v is None or v > 0, "> 0 or null"),
+    "milestones": (lambda v: not v or all(0 < m < math.inf for m in v), "a list of numbers > 0"),
+    "gamma": (lambda v: 0 < v < math.inf, "> 0"),
+    "min_lr": (lambda v: 0 <= v < math.inf, ">= 0"),
+    "warmup_epochs": (lambda v: type(v) is int and v >= 0, "an integer >= 0"),
+    "clip_grad": (lambda v: v is None or 0 < v < math.inf, "> 0 or null"),
     "label_smoothing": (lambda v: 0 <= v < 1, "within [0, 1)"),
-    "steps_per_batch": (lambda v: isinstance(v, int) and v >= 1, "an integer >= 1"),
+    "steps_per_batch": (lambda v: type(v) is int and v >= 1, "an integer >= 1"),
     "select_on": (lambda v: v in TOLD, "last, validation or test"),
     "validation_share": (lambda v: 0 < v < 1, "within (0, 1)"),
 }
@@ -156,6 +156,11 @@ class Trainer:
                     fine = False
                 if not fine:
                     raise UserError(f"trainer.{key}: {value!r} for task {index} must be {text}")
+            if index not in pieces and chosen.warmup_epochs >= chosen.epochs:
+                raise UserError(
+                    f"trainer.warmup_epochs: {chosen.warmup_epochs} for task {index} must be less than trainer.epochs, "
+                    f"{chosen.epochs}, or the rate would never leave the warm-up"
+                )
             if chosen.nesterov and not chosen.momentum:
                 raise UserError("trainer.nesterov needs trainer.momentum > 0")
             for key, (only, reason) in ON_STREAM.items() if index in pieces else ():

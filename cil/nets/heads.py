@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.errors import check_number
 from cil.ops.growing import extended
 
 
@@ -63,6 +64,7 @@ class CosineHead(nn.Module):
 
     def __init__(self, num_features: int, scale: float = 16.0, learn_scale: bool = True) -> None:
         super().__init__()
+        check_number("scale", scale, above=0)
         self.weight = nn.Parameter(torch.empty(0, num_features))
         self.scale: Tensor
         if learn_scale:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.frozen import Analytic
 from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
@@ -57,6 +58,8 @@ class DSAL(Analytic):
         products: Literal["auto", "float32", "float64"] = "auto",
     ) -> None:
         super().__init__(model, width=width, gamma=gamma, storage=storage, solver=solver, products=products)
+        check_number("strategy.compensation", compensation, least=0)
+        check_number("strategy.compensation_gamma", compensation_gamma, above=0)
         self.compensation, self.compensation_gamma, self.init = compensation, compensation_gamma, init
 
     def make_expansion(self, width: int) -> Statistics:

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.frozen import Analytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -48,6 +49,8 @@ class GKEAL(Analytic):
         products: Literal["auto", "float32", "float64"] = "auto",
     ) -> None:
         super().__init__(model, width=width, gamma=gamma, storage=storage, solver=solver, products=products)
+        if sigma is not None:
+            check_number("strategy.sigma", sigma, above=0)
         self.sigma = sigma
 
     def make_expansion(self, width: int) -> Statistics:

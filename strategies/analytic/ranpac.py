@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cil.data.scenario import Task
-from cil.errors import UserError
+from cil.errors import UserError, check_number
 from cil.learning.frozen import RandomAnalytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -55,8 +55,11 @@ class RanPAC(RandomAnalytic):
         products: Literal["auto", "float32", "float64"] = "auto",
     ) -> None:
         options: dict[str, Any] = {"storage": storage, "solver": "accumulated", "products": products}
-        if not 0 <= held_out < 1:
-            raise UserError(f"strategy.held_out: {held_out}; legal: a share from 0 up to 1, without 1")
+        check_number("strategy.held_out", held_out, least=0, below=1)
+        if penalties == []:
+            raise UserError("strategy.penalties: [] must be null or hold one or more numbers > 0")
+        for penalty in penalties or ():
+            check_number("strategy.penalties", penalty, above=0)
         super().__init__(model, init=init, width=width, gamma=gamma, **options)
         self.penalties, self.held_out = penalties, held_out
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.network import Network
 from cil.ops.alignment import align
@@ -48,6 +49,9 @@ class DER(Strategy):
         retrain_epochs: float = 30 / 170,
     ) -> None:
         super().__init__(model)
+        check_number("strategy.auxiliary", auxiliary, least=0)
+        check_number("strategy.temperature", temperature, above=0)
+        check_number("strategy.retrain_epochs", retrain_epochs, above=0)
         self.auxiliary, self.balance = auxiliary, balance
         self.temperature, self.retrain_epochs = temperature, retrain_epochs
         self.later = nn.ModuleList()  # the backbones of the second task and those after it

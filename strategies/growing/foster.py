@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
-from cil.errors import UserError
+from cil.errors import UserError, check_number
 from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
@@ -83,6 +83,11 @@ class FOSTER(Strategy):
                 "model.frozen: FOSTER learns copies of its backbone, and a frozen one never learns; give model.frozen: "
                 "false"
             )
+        check_number("strategy.temperature", temperature, above=0)
+        check_number("strategy.keep", keep, least=0)
+        check_number("strategy.beta_boost", beta_boost, least=0, below=1)
+        check_number("strategy.beta_compress", beta_compress, least=0, below=1)
+        check_number("strategy.compress_epochs", compress_epochs, above=0)
         self.scored, self.temperature, self.keep = scored, temperature, keep
         self.beta_boost, self.beta_compress, self.compress_epochs = beta_boost, beta_compress, compress_epochs
         self.pair: Pair | None = None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.strategy import Strategy
 from cil.nets.network import Network, Splittable
 from cil.ops.alignment import align
@@ -46,6 +47,8 @@ class MEMO(Strategy):
         align: bool = True,
     ) -> None:
         super().__init__(model)
+        check_number("strategy.auxiliary", auxiliary, least=0)
+        check_number("strategy.few_classes", few_classes, least=0, whole=True)
         self.auxiliary, self.align = auxiliary, align
         self.train_shallow, self.few_classes = train_shallow, few_classes
         self.later = nn.ModuleList()  # the last stages of the second task and those after it

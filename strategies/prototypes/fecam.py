@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cil.data.scenario import Task
-from cil.errors import UserError
+from cil.errors import check_number
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
@@ -44,6 +44,10 @@ class FeCAM(Prototypical):
         self, model: Network, *, alpha: float = 0.25, beta: float = 1.0, tau: float = 16.0, ridge: float = 1.0
     ) -> None:
         super().__init__(model)
+        check_number("strategy.alpha", alpha, least=0, most=1)
+        check_number("strategy.beta", beta, least=0)
+        check_number("strategy.tau", tau, least=0)
+        check_number("strategy.ridge", ridge, above=0)
         self.alpha, self.beta, self.tau, self.ridge = alpha, beta, tau, ridge
 
     @property
@@ -54,11 +58,6 @@ class FeCAM(Prototypical):
     def grow(self, task: Task) -> None:
         super().grow(task)
         if task.index == 0:
-            if not 0 <= self.alpha <= 1 or self.beta < 0 or self.tau < 0 or not self.ridge > 0:
-                raise UserError(
-                    "strategy: alpha must be in [0, 1], beta and tau >= 0 and ridge > 0; they are "
-                    f"{self.alpha}, {self.beta}, {self.tau} and {self.ridge}"
-                )
             self.n_base = task.n_new
             self.covariances = ClassCovariances(self.model.num_features)
         self.covariances.grow(task.n_new)

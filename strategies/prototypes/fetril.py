@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cil.data.images import FeatureSet
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -41,6 +42,7 @@ class FeTrIL(Prototypical):
 
     def __init__(self, model: Network, *, classifier: Literal["svc", "sgd"] = "svc", penalty: float = 1.0) -> None:
         super().__init__(model)
+        check_number("strategy.penalty", penalty, above=0)
         self.classifier, self.penalty = classifier, penalty
 
     def grow(self, task: Task) -> None:

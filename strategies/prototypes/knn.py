@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from cil.data.scenario import Task
-from cil.errors import UserError
+from cil.errors import check_number
 from cil.learning.frozen import Frozen
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -36,16 +36,15 @@ class KNN(Frozen):
 
     def __init__(self, model: Network, *, k: int = 5, per_class: int | None = 5, temperature: float = 0.07) -> None:
         super().__init__(model)
+        check_number("strategy.k", k, least=1, whole=True)
+        if per_class is not None:
+            check_number("strategy.per_class", per_class, least=1, whole=True)
+        check_number("strategy.temperature", temperature, above=0)
         self.k, self.per_class, self.temperature = k, per_class, temperature
 
     def grow(self, task: Task) -> None:
         if task.index == 0:
             assert self.per_class is not None, "the engine sets it before the first task"
-            if self.k < 1 or self.per_class < 1 or not self.temperature > 0:
-                raise UserError(
-                    f"strategy: k and per_class must be >= 1 and temperature > 0; they are {self.k}, {self.per_class} "
-                    f"and {self.temperature}"
-                )
             self.kept = KeptFeatures(self.model.num_features, self.per_class)
         self.kept.grow(task.n_new)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -53,6 +54,7 @@ class SLDA(Prototypical):
 
     def __init__(self, model: Network, *, shrinkage: float = 1e-4) -> None:
         super().__init__(model)
+        check_number("strategy.shrinkage", shrinkage, least=0, most=1)
         self.shrinkage = shrinkage
 
     def grow(self, task: Task) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cil.data.scenario import Task
-from cil.errors import UserError, unknown
+from cil.errors import check_number, unknown
 from cil.learning.frozen import CosinePrototypes
 from cil.nets.network import Network
 from cil.ops.calibration import FUSIONS, calibrated
@@ -47,6 +47,10 @@ class TEEN(CosinePrototypes):
         fusion: Literal["paper", "released"] = "paper",
     ) -> None:
         super().__init__(model)
+        check_number("strategy.alpha", alpha, least=0, most=1)
+        check_number("strategy.tau", tau, least=0)
+        if fusion not in FUSIONS:
+            raise unknown("strategy.fusion", fusion, FUSIONS)
         self.alpha, self.tau, self.fusion = alpha, tau, fusion
 
     @property
@@ -56,10 +60,6 @@ class TEEN(CosinePrototypes):
 
     def grow(self, task: Task) -> None:
         if task.index == 0:
-            if not 0 <= self.alpha <= 1 or self.tau < 0:
-                raise UserError(f"strategy: alpha must be in [0, 1] and tau >= 0; they are {self.alpha} and {self.tau}")
-            if self.fusion not in FUSIONS:
-                raise unknown("strategy.fusion", self.fusion, FUSIONS)
             self.n_base = task.n_new
         super().grow(task)
 

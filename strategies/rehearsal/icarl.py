@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.strategy import Strategy
 from cil.nets.network import Network
 from cil.ops.distillation import distillation
@@ -46,6 +47,8 @@ class ICaRL(Strategy):
         keep: float = 1.0,
     ) -> None:
         super().__init__(model)
+        check_number("strategy.temperature", temperature, above=0)
+        check_number("strategy.keep", keep, least=0)
         self.loss_form, self.temperature, self.keep = loss_form, temperature, keep
 
     def begin(self, task: Task) -> None:

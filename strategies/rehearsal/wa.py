@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cil.data.scenario import Task
+from cil.errors import check_number
 from cil.learning.strategy import Strategy
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
@@ -43,6 +44,7 @@ class WA(Strategy):
         only_shrink: bool = False,
     ) -> None:
         super().__init__(model)
+        check_number("strategy.temperature", temperature, above=0)
         self.temperature, self.clip_weights, self.head_bias = temperature, clip_weights, head_bias
         self.scale_bias, self.only_shrink = scale_bias, only_shrink
 
