@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import lzma
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -12,10 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 
 from cil.data.images import Dataset, ImageSet
-from cil.errors import UserError, unknown
+from cil.errors import UserError, check_side, unknown
 from cil.experiment.progress import Progress
+from cil.units import mib
 from scenarios.raw import SPLITS, resize
 
 
@@ -84,8 +88,8 @@ def load(
     Raises:
         UserError: no such data set or file, a failed download, or data that are broken, saying where.
     """
-    if image_size is not None and (not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1):
-        raise UserError(f"data: image_size={image_size!r}; legal: a whole number of pixels from 1 on")
+    if image_size is not None:
+        check_side("image_size", image_size)
     source, colon, path = spec.partition(":")
     readers: dict[str, Callable[[], Dataset]] = {"digits": _digits}
     readers |= {name: partial(_published, name, Path(root).expanduser()) for name in PUBLISHED}
@@ -95,6 +99,9 @@ def load(
         place = Path(path).expanduser()
         if not place.exists():
             raise UserError(f"data: '{spec}': there is no {place.absolute()}")
+        if not place.is_file() and not (source == "folder" and place.is_dir()):
+            legal = "a folder or a zip file" if source == "folder" else "a file"
+            raise UserError(f"data: '{spec}': {place.absolute()} is not {legal}")
         if source == "folder":
             from scenarios import folders  # what reads them takes a while to import
 
@@ -107,8 +114,16 @@ def load(
     else:
         raise unknown("data", spec, [*readers, "folder:PATH", "npz:PATH"])
     check(dataset)
+    for line in doubts(dataset):
+        (progress or Progress.silent()).warn(line)
     if image_size is None or dataset.train.image_shape[1:] == (image_size, image_size):
         return dataset
+    needed = sum(map(len, (dataset.train, dataset.test))) * dataset.train.image_shape[0] * image_size**2
+    if needed > (free := psutil.virtual_memory().available):
+        raise UserError(
+            f"image_size: at {image_size} x {image_size} pixels the images of '{dataset.name}' take {mib(needed, 0)} "
+            f"MiB, and {mib(free, 0)} MiB of memory are free; give a smaller one"
+        )
     train, test = (
         ImageSet(resize(split.raw(), image_size), split.labels.numpy()) for split in (dataset.train, dataset.test)
     )
@@ -124,6 +139,14 @@ def check(dataset: Dataset) -> None:
     where, n_classes = f"data: '{dataset.name}'", len(dataset.classes)
     if n_classes < 2:
         raise UserError(f"{where}: {n_classes} classes; there must be 2 or more")
+    known: dict[str, int] = {}
+    for label, name in enumerate(dataset.classes):
+        if not name.strip():
+            raise UserError(f"{where}: the name of class {label} is empty; every class needs one")
+        if not _encodable(name):
+            raise UserError(f"{where}: the name of class {label}, {name!r}, is no text that UTF-8 can write")
+        if known.setdefault(name, label) != label:
+            raise UserError(f"{where}: '{name}' stands twice among the class names, for {known[name]} and for {label}")
     for split in SPLITS:
         images: ImageSet = getattr(dataset, split)
         labels = images.labels.numpy()
@@ -153,6 +176,25 @@ def check(dataset: Dataset) -> None:
             continue
         if len(values) != channels or not all(0 <= value <= 1 for value in values) or (key == "std" and 0 in values):
             raise UserError(f"{where}: {key}={values}; legal: {channels} fractions of 255, one for each channel")
+
+
+def doubts(dataset: Dataset) -> list[str]:
+    """What may be meant and most likely is not, a sentence each: names that look alike, channels before rows."""
+    where, found = f"data: '{dataset.name}'", []
+    alike: dict[str, str] = {}
+    for name in dataset.classes:
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        if (other := alike.setdefault(plain, name)) != name:
+            found.append(f"{where}: the classes '{other}' and '{name}' differ only in case or Unicode form")
+    height, width, channels = dataset.train.base.shape[1:]
+    if height in (1, 3) and channels > 4:
+        n = len(dataset.train)
+        found.append(
+            f"{where}: train images {(n, height, width, channels)} look like (N, C, H, W); they are read as "
+            f"(N, H, W, C), {height} x {width} pixels of {channels} channels. Move the channels to the end if that is "
+            "not what they are."
+        )
+    return found
 
 
 def _split(where: str, split: str, images: Any, labels: Any) -> ImageSet:
@@ -242,7 +284,7 @@ def _npz(spec: str, place: Path) -> Dataset:
                 for key in ("x_train", "y_train", "x_test", "y_test", "classes", "mean", "std")
                 if key in members
             }
-    except (zipfile.BadZipFile, OSError, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
         raise UserError(f"{where}: {place} is not a whole npz file: {error}") from error
     classes = arrays["classes"]
     if classes.ndim != 1 or classes.dtype.kind not in "US":
@@ -256,10 +298,30 @@ def _npz(spec: str, place: Path) -> Dataset:
         place.stem,
         _split(where, "train", arrays["x_train"], arrays["y_train"]),
         _split(where, "test", arrays["x_test"], arrays["y_test"]),
-        tuple(name.decode() if isinstance(name, bytes) else name for name in classes.tolist()),
+        _names(where, classes),
         norm["mean"],
         norm["std"],
     )
+
+
+def _names(where: str, classes: np.ndarray) -> tuple[str, ...]:
+    """The names of classes, from bytes or text (K,)."""
+    names = []
+    for label in range(len(classes)):
+        try:
+            name = classes[label]
+            names.append(name.decode() if isinstance(name, bytes) else str(name))
+        except (ValueError, SystemError) as error:  # the second of code points that there are not
+            raise UserError(f"{where}: the name of class {label} is no text that UTF-8 can write: {error}") from error
+    return tuple(names)
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _member(where: str, place: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, mapped: bool) -> np.ndarray:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -32,13 +33,14 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
 
 from cil.data.images import ClassPrint, Dataset, ImageSet, slices
-from cil.errors import UserError
+from cil.errors import UserError, check_folder
 from cil.experiment.progress import Progress
 from cil.files import write_atomic
 from cil.units import mib
 from scenarios.raw import SPLITS, resize
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of these files; Pillow opens no others here
 PLACES = ("auto", "memory", "files")
 PIECE = 64  # images that are decoded at a time where no batch says how many
 FORMAT = 1  # of the folders of decoded images
@@ -67,8 +69,8 @@ class Reading:
         legal = f"legal: {', '.join(PLACES)} or the path of a folder"
         if not self.images:
             raise UserError(f"images: '{self.images}'; {legal}")
-        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"images: {self.folder} is a file; {legal}")
+        if self.folder is not None:
+            check_folder("images", self.folder, legal)
         if self.workers is not None and self.workers < 0:
             raise UserError(f"workers: {self.workers}; legal: a whole number from 0 on, or null")
 
@@ -309,9 +311,9 @@ def _opened(spec: str, file: File, read: Callable[[Any], Any]) -> Any:
     """What ``read`` makes of the opened image, or an error that names the file."""
     from PIL import Image
 
-    broken = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    broken = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
     try:
-        with file.open() as stream, Image.open(stream) as image:
+        with file.open() as stream, Image.open(stream, formats=FORMATS) as image:
             return read(image)
     except (*broken, Image.DecompressionBombError) as error:
         raise UserError(f"data: '{spec}': {file.path} cannot be read as an image: {error}") from error
@@ -324,7 +326,10 @@ def _listed(spec: str, place: Path) -> tuple[str, dict[str, dict[str, list[File]
     """The name of the data set, and its image files by split and class."""
     if place.is_dir():
         name = place.resolve().name
-        tree = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*"))}
+        try:
+            tree = {path.relative_to(place).as_posix(): path for path in sorted(_below(place))}
+        except OSError as error:
+            raise UserError(f"data: '{spec}': {place} cannot be read: {error}") from error
         folders = [relative for relative, path in tree.items() if path.is_dir()]
         files = {relative: File(relative, str(path)) for relative, path in tree.items() if path.is_file()}
         return name, _sorted(folders, files)
@@ -337,6 +342,18 @@ def _listed(spec: str, place: Path) -> tuple[str, dict[str, dict[str, list[File]
     folders = [member.filename.rstrip("/") for member in members if member.is_dir()]
     names = [member.filename for member in members if not member.is_dir()]
     return place.stem, _sorted(folders, {name: File(name, str(place), name) for name in names})
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """What may belong to a data set: what lies at the top, and in the folders of its splits there or one deeper."""
+    tops = [path for path in place.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX"]
+    yield from tops
+    folders = [path for path in tops if path.is_dir()]
+    base = folders[0] if len(folders) == 1 and folders[0].name not in SPLITS else place
+    if base != place:
+        yield from base.iterdir()
+    for split in SPLITS:
+        yield from (base / split).rglob("*")
 
 
 def _sorted(folders: Sequence[str], files: dict[str, File]) -> dict[str, dict[str, list[File]]]:
@@ -441,13 +458,17 @@ def _mapped(dataset: Dataset, coded: Sequence[Coded], folder: Path, reading: Rea
                 _write(dataset, coded, target, reading)
         about = json.loads((target / "about.json").read_text())
         paths = [target / f"{split}.npy" for split in SPLITS]
-        if about["written"] != [_written(path) for path in paths]:
-            raise UserError(f"images: {target} was changed since it was written; delete it, and it is written anew")
+        if not isinstance(about["fingerprint"], str) or about["written"] != [_written(path) for path in paths]:
+            raise ValueError("it is another one than was written")
         images = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
     except UserError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
         raise UserError(f"images: decoded images cannot be kept in {target}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"images: {target} was changed since it was written; delete it, and it is written anew"
+        ) from error
     return _on(dataset, images, about)
 
 

@@ -266,7 +266,7 @@ def test_wrong_specs(spec, message):
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, True, "32"])
 def test_wrong_image_size(size):
-    with pytest.raises(UserError, match="image_size="):
+    with pytest.raises(UserError, match="image_size: "):
         load("digits", image_size=size)
 
 

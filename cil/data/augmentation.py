@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cil.errors import UserError
+from cil.errors import UserError, check_number, check_side
 
 CIFAR = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -85,11 +85,19 @@ class Augmentation:
                 f"augmentation: {len(means)} means and {len(stds)} standard deviations for images of {channels} "
                 f"channel(s); preset '{self.preset}' is made for 3. Give augmentation.mean and augmentation.std."
             )
-        too_small = any(chosen[key] is not None and chosen[key] < 1 for key in ("size", "input_size"))
-        if chosen["pad"] < 0 or not 0 <= chosen["brightness"] <= 1 or min(stds) <= 0 or too_small:
+        for key in ("size", "input_size"):
+            if chosen[key] is not None:
+                check_side(f"augmentation.{key}", chosen[key])
+        height, width = image_shape[1:] if chosen["input_size"] is None else [chosen["input_size"]] * 2
+        if not 0 <= chosen["pad"] < min(height, width):
             raise UserError(
-                "augmentation: pad must be >= 0, brightness within [0, 1], size and input_size >= 1 or null, std > 0"
+                f"augmentation.pad: {chosen['pad']} must be >= 0 and less than a side of the images, which are "
+                f"{height} x {width}; a crop would show nothing of them"
             )
+        check_number("augmentation.brightness", chosen["brightness"], least=0, most=1)
+        for key, values in (("mean", means), ("std", stds)):
+            for value in values:
+                check_number(f"augmentation.{key}", value, above=0 if key == "std" else None)
         return Bound(**chosen, mean=torch.tensor(means, device=device), std=torch.tensor(stds, device=device))
 
 

@@ -127,7 +127,7 @@ class _Files:
     def decode(self, items: np.ndarray) -> np.ndarray:
         out = np.empty((len(items), *self.shape), dtype=np.uint8)
         for image, item in zip(out, items, strict=True):
-            with Image.open(io.BytesIO(self._restore(item))) as picture:
+            with Image.open(io.BytesIO(self._restore(item)), formats=[self.name.upper()]) as picture:
                 # WebP knows colour only: a grey image comes back with three equal channels.
                 image[:] = np.asarray(picture).reshape(*self.shape[:2], -1)[:, :, : self.shape[2]]
         return out

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.errors import UserError, nearest, unknown
+from cil.errors import UserError, check_number, check_side, nearest, unknown
 from cil.nets import lookup
 from cil.ops.freezing import freeze
 
@@ -28,6 +28,8 @@ TIMM = "timm:"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 NO_FILE = (None, "random", "hub")
 LEGAL = "null, random, hub, package:NAME, or the path of a file that ends in " + ", ".join(SUFFIXES)
+# What tensors of weights may hold; integers and truth are those of counters and masks.
+KINDS = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 INTERPOLATIONS = ("bicubic", "bilinear", "area")
 # First parts of the names that classifiers have in published files.
 CLASSIFIERS = frozenset({"fc", "_fc", "linear", "head", "heads", "head_dist", "classifier", "last_linear", "logits"})
@@ -272,15 +274,15 @@ def declared(recipe: Recipe, file: Weights | None, config: Mapping[str, Any], in
         given = values.get(key)
         if given is None:
             raise UserError(f"{where}: {key} is not given, and the weights do not bring it")
-        numbers = [given] * in_channels if isinstance(given, int | float) else list(given)
-        if len(numbers) != in_channels or not all(isinstance(v, int | float) for v in numbers):
+        numbers = list(given) if isinstance(given, list | tuple) else [given] * in_channels
+        if len(numbers) != in_channels:
             raise UserError(f"{where}.{key}: {given} must be a number, or one for each of {in_channels} channel(s)")
-        if key == "std" and min(numbers) <= 0:
-            raise UserError(f"{where}.std: {given} must be > 0")
+        for number in numbers:
+            check_number(f"{where}.{key}", number, above=0 if key == "std" else None)
         values[key] = tuple(float(v) for v in numbers)
     size = values.get("size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise UserError(f"{where}.size: {size!r} must be a number of pixels from 1 on, or null")
+    if size is not None:
+        check_side(f"{where}.size", size)
     if values.get("interpolation", "bicubic") not in INTERPOLATIONS:
         raise unknown(f"{where}.interpolation", str(values["interpolation"]), INTERPOLATIONS)
     if not isinstance(values.get("antialias", True), bool):
@@ -391,6 +393,10 @@ def read(spec: str) -> Weights:
         content = inner[0]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"model.weights: {path} holds no state_dict, that is tensors by name")
+    for name, tensor in content.items():
+        kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
+        if kind not in KINDS:
+            raise UserError(f"model.weights: {path}: tensor '{name}' is {kind}; legal: {', '.join(KINDS)}")
     tensors = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
     return Weights(spec, tensors, path.suffix != ".safetensors", metadata)
 
