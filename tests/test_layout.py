@@ -226,9 +226,13 @@ def test_every_backbone_can_be_built_and_merged(backbone):
     assert net.features(torch.rand(2, 3, 32, 32)).shape == (2, net.num_features)
 
 
-def test_the_quickstart_is_a_configuration_too():
-    _, parsed = config.parse(["--config", str(ROOT / "configs/quickstart.yaml")])
-    assert parsed.data == "digits"
+def test_the_quickstart_is_the_protocol_of_the_digits_with_weight_aligning():
+    """The next command after it, in the README's words, then tells the same story."""
+    _, quick = config.parse(["--config", str(ROOT / "configs/quickstart.yaml")])
+    words = [f"--config={ROOT / path}" for path in ("configs/protocols/digits.yaml", "configs/strategies/wa.yaml")]
+    _, plain = config.parse([*words, "--run_dir", quick.run_dir])
+    quick.config = plain.config = None
+    assert quick == plain
 
 
 def modules(package: str):
