@@ -71,6 +71,18 @@ WORDS = {
         [*WA, "--model.backbone", "torch.hub.load", "--dry-run"],
         ["model.backbone: 'torch.hub.load'", "in_channels"],
     ),
+    "a class among a backbone's options": (
+        [*WA, "--model.backbone_args", "{x: [{class_path: subprocess.Popen, init_args: {args: 'true'}}]}"],
+        ["model.backbone_args: class_path", "strategy and scenario alone"],
+    ),
+    "a class among a task's options": (
+        [*WA, "--trainer.per_task", "{0: {lr: {class_path: subprocess.Popen, init_args: {args: 'true'}}}}"],
+        ["trainer.per_task: class_path", "strategy and scenario alone"],
+    ),
+    "a class in a flag of its own": (
+        [*WA, "--model.head_args.scale.class_path", "subprocess.Popen"],
+        ["model.head_args.scale.class_path: class_path", "strategy and scenario alone"],
+    ),
     "a backbone that is no function": (
         [*WA, "--model.backbone", "sys.path"],
         ["model.backbone: 'sys.path'", "in_channels"],
@@ -200,6 +212,10 @@ FILES = {
     "an alias bomb": (f"strategy: WA\nmemory: {{budget: {BOMB}}}\n", ["aliases"]),
     "a list that holds itself": ("strategy: WA\nevaluators: &a [*a]\n", ["aliases"]),
     "a date that there is not": ("strategy: WA\nrun_dir: 2026-13-45\n", ["month"]),
+    "a class among the options of a budget": (
+        "strategy: WA\nmemory: {budget: {as: {class_path: subprocess.Popen, init_args: {args: 'true'}}}}\n",
+        ["memory.budget: class_path", "strategy and scenario alone"],
+    ),
     "a path with a NUL": ('strategy: WA\nrun_dir: "a\\0b"\n', ["NUL"]),
     "bytes that are no text": (b"strategy: \xff\xfe\n", ["is not YAML"]),
     "a backbone that is any function, in the file that a run keeps": (

@@ -386,6 +386,7 @@ def check_keys(argv: Sequence[str]) -> None:
         for name, item in found:
             given.append((name, where))
             _note_class(chosen, name, item)
+            _refuse_classes(name, item)
     if chosen["strategy"] is None:
         raise UserError(
             "strategy: none is named. Give --strategy NAME or a --config that names one. Legal: "
@@ -426,6 +427,25 @@ def _note_class(chosen: dict[str, type | None], key: str, value: Any) -> None:
             if not isinstance(value, str):
                 raise UserError(f"{key}: {shortened(value)} must be a name, or class_path and init_args: a mapping")
             chosen[kind] = find_class(kind, value)
+
+
+def _refuse_classes(key: str, value: Any) -> None:
+    """Refuse a class among an option's own values: jsonargparse would import and call whatever it names.
+
+    Args:
+        key: of the option.
+        value: as a file has it, or the text of the command line.
+    """
+    if isinstance(value, str) and "class_path" in value:
+        with contextlib.suppress(yaml.YAMLError, ValueError):
+            value = reading.parse(value)
+    named, waiting = "class_path" in key.removesuffix("+").split(".")[2:], [value]
+    while waiting and not named:
+        value = waiting.pop()
+        named = isinstance(value, dict) and "class_path" in value
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if named:
+        raise UserError(f"{key}: class_path names a class, which strategy and scenario alone do; give plain values")
 
 
 def _parameters(owner: Any) -> list[str]:
