@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 LARGEST = 4096  # pixels on a side: a batch of larger images would not fit into memory
@@ -69,20 +67,6 @@ def check_side(key: str, value: Any) -> None:
         UserError: names the option, its value and what is legal.
     """
     check_number(key, value, least=1, most=LARGEST, whole=True)
-
-
-def check_folder(key: str, path: Path, legal: str = "give a folder, or the path of one to be made") -> None:
-    """Refuse a path at which there is no folder and none can be made: it, or what lies above it, is a file.
-
-    Raises:
-        UserError: names the option, the path and what stands in the way.
-    """
-    try:
-        there = next((place for place in (path, *path.parents) if place.exists()), None)
-    except OSError as error:
-        raise UserError(f"{key}: {shortened(str(path))}: {os.strerror(error.errno or 0)}; {legal}") from error
-    if there is not None and not there.is_dir():
-        raise UserError(f"{key}: {path}" + f": {there}" * (there != path) + f" is a file; {legal}")
 
 
 def shortened(value: Any) -> str:

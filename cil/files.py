@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and places where they can be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from cil.errors import UserError
+from cil.errors import UserError, shortened
 
 
 class Unwritable(UserError, OSError):
@@ -54,3 +54,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 def reason(error: OSError) -> str:
     """What the system says of an error, such as ``No space left on device``."""
     return error.strerror or str(error)
+
+
+def check_folder(key: str, path: Path, legal: str = "give a folder, or the path of one to be made") -> None:
+    """Refuse a path at which there is no folder and none can be made: it, or what lies above it, is a file.
+
+    Raises:
+        UserError: names the option, the path and what stands in the way.
+    """
+    try:
+        there = next((place for place in (path, *path.parents) if place.exists()), None)
+    except OSError as error:
+        raise UserError(f"{key}: {shortened(str(path))}: {os.strerror(error.errno or 0)}; {legal}") from error
+    if there is not None and not there.is_dir():
+        raise UserError(f"{key}: {path}" + f": {there}" * (there != path) + f" is a file; {legal}")

@@ -33,9 +33,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
 
 from cil.data.images import ClassPrint, Dataset, ImageSet, slices
-from cil.errors import UserError, check_folder
+from cil.errors import UserError
 from cil.experiment.progress import Progress
-from cil.files import write_atomic
+from cil.files import check_folder, write_atomic
 from cil.units import mib
 from scenarios.raw import SPLITS, resize
 

@@ -21,7 +21,7 @@ from cil.experiment.experiment import Experiment
 from cil.experiment.run import learn, run
 from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Memory
-from cil.nets import pretrained, resnet
+from cil.nets import lookup, pretrained, resnet
 from cil.nets.network import Model, Splittable
 from cil.nets.pretrained import CHUNK, Preprocessing, Pretrained
 from cil.report import report
@@ -380,6 +380,7 @@ def images():
     return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (2 * CHUNK + 5, 3, 32, 32), dtype=np.uint8)) / 255
 
 
+@lookup.one_size()
 def test_features_have_the_same_bits_whatever_the_batch(frozen, images):
     together = frozen.features(images)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
@@ -392,6 +393,18 @@ def test_features_have_the_same_bits_whatever_the_batch(frozen, images):
         assert torch.equal(frozen.features(images[7:9]), together[7:9])
 
 
+def test_outside_a_run_a_batch_passes_as_it_is(frozen, images):
+    seen = []
+    hook = frozen.backbone.body.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    alone = torch.cat([frozen.features(image) for image in images[:3].split(1)])
+    with lookup.one_size():
+        together = frozen.features(images[:3])
+    hook.remove()
+    assert seen == [1, 1, 1, CHUNK]
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+
+
+@lookup.one_size()
 def test_features_have_the_same_bits_with_two_threads(images):
     torch.set_num_threads(2)
     net = Model(backbone="cifar_resnet20", weights="random", frozen=True, preprocessing=PLAIN).build(3)

@@ -24,10 +24,11 @@ from cil.data.augmentation import Augmentation
 from cil.data.images import Dataset
 from cil.data.scenario import ScenarioBuilder
 from cil.data.seeds import Seeds
-from cil.errors import UserError, check_folder, check_number, nearest, shortened, unknown
+from cil.errors import UserError, check_number, nearest, shortened, unknown
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.features.store import Store, default_root
+from cil.files import check_folder
 from cil.learning.strategy import Strategy
 from cil.learning.trainer import Trainer
 from cil.machine.device import keep_freed_memory, pick_device, pick_precision

@@ -25,9 +25,11 @@ from cil.machine.compute import Compute, Flops, peak_memory, reset_peak
 from cil.memory.budget import assert_kept
 from cil.memory.exemplars import Exemplars
 from cil.memory.ledger import Bytes, inference_bytes, measure_run
+from cil.nets import lookup
 from cil.ops.freezing import freeze
 
 
+@lookup.one_size()
 def run(
     experiment: Experiment,
     *,
@@ -191,7 +193,7 @@ def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: P
     """What the method's own evaluator needs: bytes of the state that it reads, class means included, and operations."""
     n_means = 0 if strategy.evaluator == "linear" else task.n_seen
     x = place.augmentation.test(images.gather(slice(0, 1)).to(place.device)).to(place.dtype)
-    with Flops() as counted:
+    with Flops() as counted, lookup.one_size(False):
         needed = inference_bytes(strategy, x, n_means=n_means)
     return needed, counted.total
 

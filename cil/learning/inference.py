@@ -58,7 +58,7 @@ def passes(
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
             lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
-        with place.autocast(), lean() if lean else nothing, count or nothing:
+        with place.autocast(), lookup.one_size(), lean() if lean else nothing, count or nothing:
             if not kept:
                 features = strategy.features(x)
             scores = score(x, features)

@@ -1,4 +1,4 @@
-"""Where frozen backbones look features up now: nowhere, or what a run has opened for them."""
+"""How frozen backbones come by features now: looked up or computed, in passes of one size or as a batch comes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Features(Protocol):
 
 
 _ACTIVE: ContextVar[Features | None] = ContextVar("features", default=None)
+_ONE_SIZE: ContextVar[bool] = ContextVar("one_size", default=False)
 
 
 def active() -> Features | None:
@@ -43,3 +44,25 @@ def use(features: Features | None) -> Iterator[None]:
         yield
     finally:
         _ACTIVE.reset(token)
+
+
+def in_one_size() -> bool:
+    """Whether frozen backbones compute in passes of one size now."""
+    return _ONE_SIZE.get()
+
+
+@contextlib.contextmanager
+def one_size(wanted: bool = True) -> Iterator[None]:
+    """Inside, an image has the same features, bit for bit, whatever batch it comes in, as a run and its cache need.
+
+    Passes of one size cost more than a batch that is smaller. Outside, where a finished model predicts, each batch
+    passes as it is, and features agree with those of the run within rounding.
+
+    Args:
+        wanted: False: inside, batches pass as they are after all.
+    """
+    token = _ONE_SIZE.set(wanted)
+    try:
+        yield
+    finally:
+        _ONE_SIZE.reset(token)

@@ -1,7 +1,8 @@
 """Backbones with weights from elsewhere, and what belongs to such weights: preprocessing and classes.
 
 Weights come from a file of tensors, from an installed package that ships one, or from timm's hub. Nothing is unpickled.
-A frozen backbone never learns, and gives an image the same features, bit for bit, whatever batch it comes in.
+A frozen backbone never learns, and in a run it gives an image the same features, bit for bit, whatever batch it comes
+in (:func:`cil.nets.lookup.one_size`).
 """
 
 from __future__ import annotations
@@ -118,12 +119,24 @@ class Pretrained(nn.Module):
         return x if self.preprocessing is None else self.preprocessing(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D); a frozen backbone's features may come from the cache."""
+        """(B, C, H, W) -> (B, D); a frozen backbone's features may come from the cache, or from passes of one size."""
         if not self.frozen:
             return self.body(self.prepare(x))
         features = lookup.active()
-        found = self.compute(x) if features is None else features.look_up(self, x)
+        if features is not None:
+            found = features.look_up(self, x)
+        else:
+            found = self.compute(x) if lookup.in_one_size() else self.predict(x)
         return found.to(x.dtype)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """The features of a frozen backbone for a batch as it is: what :meth:`compute` gives, within rounding."""
+        return self.body(self.prepare(self._precise(x))).float()
+
+    def _precise(self, x: Tensor) -> Tensor:
+        """Images in the weights' precision."""
+        return x.to(next((weight.dtype for weight in self.body.parameters()), x.dtype))
 
     @torch.no_grad()
     def compute(self, x: Tensor) -> Tensor:
@@ -133,7 +146,7 @@ class Pretrained(nn.Module):
         an image does not depend on its batch.
         """
         parts = [x.new_empty(0, self.num_features, dtype=torch.float32)]
-        x = x.to(next((weight.dtype for weight in self.body.parameters()), x.dtype))
+        x = self._precise(x)
         for start in range(0, len(x), CHUNK):
             own = x[start : start + CHUNK]
             full = own[torch.arange(CHUNK, device=x.device) % len(own)]

@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import yaml
 
-from cil.errors import UserError, check_folder
+from cil.errors import UserError
 from cil.experiment.checkpoint import Checkpoints, DamagedError
 from cil.experiment.provenance import Origin, changed
-from cil.files import reason, write_atomic
+from cil.files import check_folder, reason, write_atomic
 from cil.report import report
 
 try:
