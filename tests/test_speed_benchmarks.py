@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import growth, limit, passes, plain
+from benchmarks import growth, latency, limit, passes, plain
 from benchmarks.shared import runs
 from cil.data.images import ImageSet
 from cil.experiment.run import run
@@ -173,3 +173,9 @@ def test_passes_are_timed_folded_and_as_they_are(monkeypatch, capsys):
     rows = printed(passes, monkeypatch, capsys, "--rounds", "1")
     assert [row[:2] for row in rows] == [["32", "2"], ["32", "4"], ["bf16-mixed", "2"], ["bf16-mixed", "4"]]
     assert all(float(row[4]) > 0 for row in rows)
+
+
+def test_one_image_is_timed_bare_in_use_and_as_in_a_run(monkeypatch, capsys):
+    rows = printed(latency, monkeypatch, capsys, "--rounds", "1", "--networks", "cifar_resnet32")
+    assert [row[0] for row in rows] == ["cifar_resnet32"]
+    assert all(float(cell) > 0 for cell in rows[0][1:])
