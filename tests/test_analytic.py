@@ -466,7 +466,7 @@ def test_penalties_that_cannot_be_solved_are_passed_over():
 
 
 def test_no_penalties_are_not_all_penalties():
-    with pytest.raises(UserError, match=r"none of \[\]"):
+    with pytest.raises(UserError, match=r"penalties: \[\] must be null or hold one or more numbers"):
         teach(RanPAC, penalties=[])
 
 

@@ -273,7 +273,7 @@ def test_own_values_override_those_of_the_preset():
 
 def test_statistics_come_from_the_user_then_the_data_set_then_the_preset():
     own, data = ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]), ([0.7, 0.8, 0.9], [0.3, 0.2, 0.1])
-    shape = (3, 4, 4)
+    shape = (3, 8, 8)
 
     def stats(augmentation):
         return augmentation.mean.flatten().tolist(), augmentation.std.flatten().tolist()
@@ -292,12 +292,12 @@ def test_statistics_come_from_the_user_then_the_data_set_then_the_preset():
 
 def test_statistics_for_other_channels_are_refused():
     with pytest.raises(UserError, match=r"3 means .* 1 channel.*'cifar'.*augmentation\.mean"):
-        bound((1, 4, 4), preset="cifar")
+        bound((1, 8, 8), preset="cifar")
     with pytest.raises(UserError, match="1 means and 2 standard deviations"):
-        bound((2, 4, 4), mean=[0.5], std=[0.5, 0.5])
+        bound((2, 8, 8), mean=[0.5], std=[0.5, 0.5])
     with pytest.raises(UserError):
-        Augmentation(std=[1.0]).bind((3, 4, 4), None, None, CPU)
-    assert bound((1, 4, 4), preset="cifar", mean=[0.5], std=[0.5]).mean.shape == (1, 1, 1, 1)
+        Augmentation(std=[1.0]).bind((3, 8, 8), None, None, CPU)
+    assert bound((1, 8, 8), preset="cifar", mean=[0.5], std=[0.5]).mean.shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -246,11 +246,11 @@ def test_files_merge_from_left_to_right_and_flags_win(capsys, tmp_path):
     assert shown["scenario"]["init_args"]["step"] == 5
 
 
-def test_protocols_leave_the_precision_to_the_machine():
+def test_no_protocol_demands_a_precision_that_processors_lack():
     """Many processors do not multiply bfloat16, and would emulate it at a multiple of the time."""
     for path in sorted((ROOT / "configs/protocols").glob("*.yaml")):
         _, parsed = config.parse(["--config", str(path), "--strategy", "replay"])
-        assert parsed.precision == "auto", path.name
+        assert parsed.precision in ("auto", "32"), path.name
 
 
 def test_the_help_explains_every_option(capsys):

@@ -243,7 +243,7 @@ CONTRADICTIONS = {
         {"preprocessing": {"mean": [0.5], "std": 0.5}},
         ["model.preprocessing.mean", "3 channel(s)"],
     ),
-    "no deviation": ({"preprocessing": {"mean": 0.5, "std": 0.0}}, ["std: 0.0 must be > 0"]),
+    "no deviation": ({"preprocessing": {"mean": 0.5, "std": 0.0}}, ["std: 0.0 must be a finite number > 0"]),
     "no size": ({"preprocessing": {**PLAIN, "size": 0}}, ["size: 0 must be"]),
     "no interpolation": (
         {"preprocessing": {**PLAIN, "interpolation": "cubic"}},

@@ -40,7 +40,6 @@ SHARES = [
     *((Fraction(30, 170), 30 / 170, epochs) for epochs in (170, 340, 100, 17, 10, 1)),
     *((Fraction(130, 170), 130 / 170, epochs) for epochs in (170, 340, 100, 17, 10, 1)),
     *((Fraction(share).limit_denominator(1000), share, epochs) for share in (0.5, 0.001, 1.0) for epochs in (1, 7, 8)),
-    (Fraction(0), 0.0, 5),
 ]
 
 
