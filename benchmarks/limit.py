@@ -33,8 +33,9 @@ from cil.data.images import ImageSet
 from cil.errors import UserError
 from cil.experiment.experiment import Experiment
 from cil.experiment.run import run
+from cil.learning.place import Place
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import Place, Trainer
+from cil.learning.trainer import Trainer
 from cil.memory.exemplars import Exemplars
 from cil.nets.folding import Folded
 from cil.ops.freezing import train_mode

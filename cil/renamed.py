@@ -38,7 +38,16 @@ NOW |= {f"strategies.{name}": f"strategies.{family}.{name}" for family, names in
 NOW |= {
     "cil.evaluation.calibration": "cil.deploy.calibration",
     "cil.evaluation.costs": "cil.report.costs",
+    "cil.evaluation.few_shot_report": "cil.report.sessions",
     "cil.evaluation.report": "cil.report.report",
+    "cil.evaluation.stream_report": "cil.report.stream",
+}
+# What went to another room than the rest of its module: {old module: {name: where it is now}}.
+MOVED = {
+    "cil.cache": {"active": "cil.nets.lookup", "use": "cil.nets.lookup"},
+    "cil.checkpoint": {"under": "cil.learning.state", "with_prefix": "cil.learning.state", "write_atomic": "cil.files"},
+    "cil.distributed": {"Learner": "cil.learning.learner", "learner": "cil.learning.learner"},
+    "cil.selection": {"Best": "cil.learning.best", "TOLD": "cil.learning.best"},
 }
 
 
@@ -48,13 +57,18 @@ def current(path: str) -> str:
     return f"{NOW.get(module, module)}{dot}{name}"
 
 
-def attributes_of(module: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a room that has the name of a former module: it gives what that module has."""
+def attributes_of(module: str, moved: dict[str, str] | None = None) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a room that has the name of a former module: it gives what that module has.
+
+    Args:
+        module: where most of the former module is now.
+        moved: names that went elsewhere, with their modules.
+    """
 
     def find(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module((moved or {}).get(name, module)), name)
 
     return find
 
@@ -75,7 +89,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state
+        old, module.__spec__ = module.__spec__.name, module.__spec__.loader_state
+        for name, now in MOVED.get(old, {}).items():
+            vars(module).setdefault(name, getattr(importlib.import_module(now), name))
 
 
 def install() -> None:

@@ -24,11 +24,15 @@ def computed(monkeypatch):
     """Numbers of images that frozen backbones computed, call by call."""
     from cil.nets.pretrained import Pretrained
 
-    counts, plain = [], Pretrained.compute
+    counts = []
 
-    def counting(self, x):
-        counts.append(len(x))
-        return plain(self, x)
+    def counting(plain):
+        def counted(self, x):
+            counts.append(len(x))
+            return plain(self, x)
 
-    monkeypatch.setattr(Pretrained, "compute", counting)
+        return counted
+
+    for name in ("compute", "predict"):
+        monkeypatch.setattr(Pretrained, name, counting(getattr(Pretrained, name)))
     return counts

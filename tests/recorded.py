@@ -109,17 +109,22 @@ class Replayed(Trainer):
         given = given if "lr" in given else next(iter(given.values()))
         options = {key: given[key] for key in ("lr", "momentum", "weight_decay")}
         super().__init__(epochs=3, batch_size=10, schedule="constant", **options)
-        self.record, self.losses = record, {}
+        self.record, self.losses, self.epoch = record, {}, 0
+
+    def descend(self, *args, **kwargs):
+        self.epoch = 0
+        super().descend(*args, **kwargs)
 
     def recorded(self, stage: int) -> dict[str, Any]:
         return self.record["tasks"][self.placed().task]["stages"][stage]
 
-    def batches(self, n, stage, epoch, draws):
-        given = self.recorded(stage)
-        positions = given["epochs"][epoch].get("positions")
+    def batches(self, n, draws):
+        given = self.recorded(self.stage - 1)
+        epoch, self.epoch = given["epochs"][self.epoch], self.epoch + 1
+        positions = epoch.get("positions")
         if positions is None:
             place = {image: position for position, image in enumerate(given["dataset"])}
-            positions = [place[image] for image in given["epochs"][epoch]["order"]]
+            positions = [place[image] for image in epoch["order"]]
         assert sorted(positions) == list(range(n)), "the recording has other images in this stage"
         return list(torch.tensor(positions).split(10))
 

@@ -24,6 +24,7 @@ from scenarios.datasets import load
 from strategies.analytic.acil import ACIL
 from strategies.baselines.finetune import Finetune
 from strategies.rehearsal.wa import WA
+from tests import cached
 
 CPU = torch.device("cpu")
 
@@ -119,6 +120,13 @@ def test_a_run_tells_what_each_task_cost(kind):
     if kind is ACIL:  # after the first task, one pass over each image
         assert last["images"] == 0
         assert last["training_flops"] == body * records[-1]["train_images"]
+
+
+def test_predicting_one_image_on_a_frozen_backbone_counts_one_image():
+    record = run(cached.experiment())[0][-1]
+    features = cached.experiment().fresh().model.backbone.num_features
+    body = 2 * (64 * 64 * 9 + 16 * 64 * 64 * 9)  # convolutions on 8 x 8 pixels and, after pooling, on 4 x 4
+    assert record["compute"]["forward_flops"] == body + 2 * features * record["n_seen"]
 
 
 def test_the_peak_of_memory_is_that_of_the_process():
@@ -256,8 +264,8 @@ import resource, sys, torch
 from cil.machine.device import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
-for step in range(10):
-    if step == 3:
+for step in range(40):  # the heap settles within ten
+    if step == 30:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(12 * 2**20)  # 48 MiB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

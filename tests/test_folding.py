@@ -10,8 +10,8 @@ from torch import nn
 from cil.data.augmentation import Augmentation
 from cil.learning import inference
 from cil.learning.inference import features_of, passes
+from cil.learning.place import Place
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import Place
 from cil.nets.folding import Folded, pairs
 from cil.nets.heads import LinearHead
 from cil.nets.network import BACKBONES, Network

@@ -23,7 +23,7 @@ from cil.command.names import class_path, find_class, strategies
 from cil.data.scenario import ScenarioBuilder
 from cil.errors import UserError
 from cil.learning.strategy import Strategy
-from cil.renamed import NOW, current
+from cil.renamed import MOVED, NOW, current
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -137,7 +137,7 @@ def test_a_name_that_two_strategies_bear_is_refused(tmp_path, monkeypatch):
     for file in ("mine/__init__.py", "mine/wa.py"):
         (tmp_path / file).write_text("")
     monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
-    with pytest.raises(UserError, match=r"strategies\.mine\.wa and strategies\.rehearsal\.wa|rename one of the files"):
+    with pytest.raises(UserError, match=r"strategies\.mine\.wa and strategies\.rehearsal\.wa; rename one"):
         find_class("strategy", "wa")
 
 
@@ -148,11 +148,21 @@ def test_a_module_is_found_under_its_old_name(old, new):
     assert sys.modules.pop(old).__spec__.name == new
 
 
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in MOVED.items() for name in names])
+def test_what_went_to_another_room_is_found_under_its_old_name(module, name):
+    sys.modules.pop(module, None)
+    with pytest.warns(DeprecationWarning, match=NOW[module]):
+        found = getattr(importlib.import_module(module), name)
+    del sys.modules[module]
+    assert found is getattr(importlib.import_module(MOVED[module][name]), name)
+
+
 def test_names_of_modules_that_are_rooms_now_are_found_there():
     from cil.data import ImageSet
     from cil.experiment import plan
-    from cil.machine import pick_device
+    from cil.machine import Compiled, pick_device
 
+    assert Compiled.__module__ == "cil.learning.learner"
     assert (ImageSet.__module__, plan.__module__) == ("cil.data.images", "cil.experiment.experiment")
     assert pick_device.__module__ == "cil.machine.device"
 

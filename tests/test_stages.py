@@ -11,8 +11,9 @@ import torch
 from cil.data.augmentation import Augmentation
 from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.run import run
+from cil.learning.place import Place
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import DivergedError, Place
+from cil.learning.trainer import DivergedError
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.testing.lab import Lab, TinyNet, toy_scenario

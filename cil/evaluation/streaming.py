@@ -1,12 +1,8 @@
-"""Accuracy along a stream without task boundaries, and how much of it the labels alone would give.
+"""Accuracy along a stream without task boundaries.
 
-n images come one after another, K classes, P measurements (after each piece of the stream), W windows. Numbers are
-fractions in [0, 1], never percent; what is undefined is NaN, never 0. Streams have phases, the tasks of the
-literature, which the learner is not told.
-
-A blind classifier sees labels, no images: it predicts the label that was most frequent among the last k. Whatever it
-reaches is owed to the order of the stream (Hammoud et al., Rapid Adaptation in Online Continual Learning: Are We
-Evaluating It Right?, ICCV 2023).
+n images come one after another, K classes, P measurements (after each piece of the stream). Numbers are fractions in
+[0, 1], never percent; what is undefined is NaN, never 0. Streams have phases, the tasks of the literature, which the
+learner is not told. How much of an accuracy the labels alone would give is told by ``cil.data.blind``.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Experiment:
         self.trainer.check(len(self.scenario.tasks), self.scenario.pieces)
         selection.check(self.trainer, self.scenario, self.seeds.data)
         self.memory.check_run(strategy, self.scenario)
-        accuracy.check(self.evaluators, strategy, self.keeps_exemplars(strategy))
+        accuracy.check(self.evaluators, strategy, self.memory.keeps(strategy))
         self._check_backbone(strategy)
         self.limits()
 
@@ -96,10 +96,6 @@ class Experiment:
         """What chooses the epoch that is kept: ``last``, ``validation`` or, if in any task, ``test``."""
         found = {self.trainer.of_task(task.index).select_on for task in self.scenario.tasks}
         return next((name for name in ("test", "validation") if name in found), "last")
-
-    def keeps_exemplars(self, strategy: Strategy) -> bool:
-        """Whether this strategy keeps images in this run."""
-        return not (self.memory.empty or strategy.exemplar_free)
 
     def limits(self) -> Limits:
         """The budget, the bytes of the state after each task, and what is left for exemplars; found once.
@@ -188,7 +184,7 @@ class Experiment:
     def scored_by(self, strategy: Strategy) -> tuple[str, ...]:
         """The evaluators of this run; the strategy's own comes first."""
         own = strategy.evaluator
-        chosen = self.evaluators or (("linear", "nearest_mean") if self.keeps_exemplars(strategy) else ("linear",))
+        chosen = self.evaluators or (("linear", "nearest_mean") if self.memory.keeps(strategy) else ("linear",))
         return (own, *(name for name in chosen if name != own))
 
     def fresh(self) -> Strategy:

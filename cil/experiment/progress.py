@@ -8,20 +8,18 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from cil.data.scenario import Task
+from cil.evaluation.accuracy import Predictions
 from cil.files import reason
 from cil.memory.ledger import Bytes
 from cil.shown import Terminal
 from cil.units import mib
-
-if TYPE_CHECKING:
-    from cil.data.scenario import Task
-    from cil.evaluation.accuracy import Predictions
 
 
 def bars(console: Console) -> Bars:

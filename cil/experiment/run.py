@@ -18,9 +18,10 @@ from cil.experiment.progress import Progress
 from cil.experiment.provenance import Origin
 from cil.experiment.resume import Keeper, Record, Start, restore, save_boundary
 from cil.learning.inference import features_of
+from cil.learning.place import Place
 from cil.learning.selection import hold_out
 from cil.learning.strategy import Strategy
-from cil.learning.trainer import Place, Trainer
+from cil.learning.trainer import Trainer
 from cil.machine.compute import Compute, Flops, peak_memory, reset_peak
 from cil.memory.budget import assert_kept
 from cil.memory.exemplars import Exemplars

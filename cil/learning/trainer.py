@@ -308,7 +308,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale if self.schedule != "cosine" else self._cosine(group, epoch)
         draws = generator(place.seed, "batches", place.task, stage, epoch)
-        batches = self.batches(len(data), stage, epoch, draws)
+        batches = self.batches(len(data), draws)
         place.watcher.epoch_starts(stage, epoch, self.epochs, len(batches))
         train_mode(learner.strategy)
         losses = torch.zeros(len(batches), device=place.device)
@@ -334,13 +334,11 @@ class Trainer:
                 place.watcher.step_done()
         return float(losses.double().mean())
 
-    def batches(self, n: int, stage: int, epoch: int, draws: torch.Generator) -> list[Tensor]:
+    def batches(self, n: int, draws: torch.Generator) -> list[Tensor]:
         """Which images each step of an epoch sees: positions among the n of a stage, one (B,) int64 for each step.
 
         Args:
             n: new images, followed by exemplars.
-            stage: of the task.
-            epoch: of the stage.
             draws: of the order.
         """
         if self.placed().ordered:

@@ -2,4 +2,4 @@
 
 from cil import renamed
 
-__getattr__ = renamed.attributes_of("cil.machine.device")
+__getattr__ = renamed.attributes_of("cil.machine.device", {"Compiled": "cil.learning.learner"})

@@ -10,17 +10,15 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cil.data.images import ImageSet
 from cil.errors import UserError
-
-if TYPE_CHECKING:
-    from cil.data.images import ImageSet
 
 T = TypeVar("T")
 WAIT = datetime.timedelta(hours=6)  # for one another: the first process may have features to compute for all

@@ -139,8 +139,7 @@ class Memory:
                 f"memory.exemplars: {name} trains on all data of the past, outside any budget; say so with "
                 f"memory.exemplars: all (it is {self.exemplars})"
             )
-        keeps = not (self.empty or strategy.exemplar_free)
-        if keeps and self.quota(scenario.n_classes) == 0 and self.selection != "reservoir":
+        if self.keeps(strategy) and self.quota(scenario.n_classes) == 0 and self.selection != "reservoir":
             raise UserError(
                 f"memory.exemplars: {self.exemplars} is less than one for each of the {scenario.n_classes} classes; "
                 f"give 0, or {scenario.n_classes} and more"
@@ -156,6 +155,10 @@ class Memory:
     def empty(self) -> bool:
         """Whether no image is ever kept."""
         return not (self.exemplars or self.per_class or self.budget is not None)
+
+    def keeps(self, strategy: Strategy) -> bool:
+        """Whether this strategy keeps images in a run with this memory."""
+        return not (self.empty or strategy.exemplar_free)
 
     def make_codec(self, image_shape: tuple[int, int, int]) -> Codec:
         """The codec for images of this shape (C, H, W)."""
