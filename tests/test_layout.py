@@ -137,7 +137,7 @@ def test_a_name_that_two_strategies_bear_is_refused(tmp_path, monkeypatch):
     for file in ("mine/__init__.py", "mine/wa.py"):
         (tmp_path / file).write_text("")
     monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
-    with pytest.raises(UserError, match=r"strategies\.mine\.wa and strategies\.rehearsal\.wa; rename one"):
+    with pytest.raises(UserError, match=r"strategies\.rehearsal\.wa and strategies\.mine\.wa have one name"):
         find_class("strategy", "wa")
 
 
