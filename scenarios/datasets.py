@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from cil.data.images import Dataset, ImageSet
-from cil.errors import UserError, check_side, unknown
+from cil.errors import UserError, check_number, check_side, unknown
 from cil.experiment.progress import Progress
 from cil.units import mib
 from scenarios.raw import SPLITS, resize
@@ -67,6 +67,7 @@ def load(
     *,
     root: str | Path = "data",
     image_size: int | None = None,
+    train_per_class: int | None = None,
     images: str = "auto",
     workers: int | None = None,
     progress: Progress | None = None,
@@ -81,6 +82,7 @@ def load(
             without compression stay on disk and are mapped).
         root: folder of downloaded data sets.
         image_size: resize every image to this height and width in pixels, whatever its proportions; None: as stored.
+        train_per_class: keep so many training images of each class, as :func:`fewer` draws them; None: all.
         images: where the decoded images of ``folder:`` lie, as :class:`scenarios.folders.Reading` has it.
         workers: processes that decode them, likewise.
         progress: told how far decoding is; None: nobody.
@@ -90,6 +92,8 @@ def load(
     """
     if image_size is not None:
         check_side("image_size", image_size)
+    if train_per_class is not None:
+        check_number("train_per_class", train_per_class, least=1, whole=True)
     source, colon, path = spec.partition(":")
     readers: dict[str, Callable[[], Dataset]] = {"digits": _digits}
     readers |= {name: partial(_published, name, Path(root).expanduser()) for name in PUBLISHED}
@@ -116,6 +120,8 @@ def load(
     check(dataset)
     for line in doubts(dataset):
         (progress or Progress.silent()).warn(line)
+    if train_per_class is not None:
+        dataset = fewer(dataset, train_per_class)
     if image_size is None or dataset.train.image_shape[1:] == (image_size, image_size):
         return dataset
     needed = sum(map(len, (dataset.train, dataset.test))) * dataset.train.image_shape[0] * image_size**2
@@ -128,6 +134,35 @@ def load(
         ImageSet(resize(split.raw(), image_size), split.labels.numpy()) for split in (dataset.train, dataset.test)
     )
     return dataclasses.replace(dataset, train=train, test=test)
+
+
+def fewer(dataset: Dataset, per_class: int) -> Dataset:
+    """The data set with ``per_class`` training images of each class, in their order; all test images stay.
+
+    Which ones is drawn, since files often have an order that means something, and always alike, apart from the seeds of
+    runs: two data sets with as many images of each class keep the same positions within a class.
+
+    Args:
+        dataset: whole.
+        per_class: images to keep, at least 1.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    n_classes = len(dataset.classes)
+    counts = dataset.train.counts(n_classes)
+    if counts.min() < per_class:
+        least = int(counts.argmin())
+        raise UserError(
+            f"train_per_class: {per_class}, and class {least} '{dataset.classes[least]}' of '{dataset.name}' has "
+            f"{counts[least]} training images; legal: a whole number from 1 to {counts[least]}, or null for all"
+        )
+    draw, labels = np.random.RandomState(0), dataset.train.labels.numpy()
+    own = (np.flatnonzero(labels == label) for label in range(n_classes))
+    kept = np.sort(np.concatenate([rows[draw.permutation(len(rows))[:per_class]] for rows in own]))
+    files = dataset.files and tuple(dataset.files[row] for row in kept)
+    train = dataset.train.subset(kept)
+    return dataclasses.replace(dataset, train=train, files=files, fingerprint=None, class_prints=None)
 
 
 def check(dataset: Dataset) -> None:

@@ -119,6 +119,8 @@ WORDS = {
     "negative epochs between checkpoints": ([*WA, "--checkpoint_every", "-1"], ["checkpoint_every: -1", ">= 0"]),
     "images beyond sense": ([*WA, "--image_size", "1000000000"], ["image_size: 1000000000", "4096"]),
     "images that do not fit into memory": ([*WA, "--image_size", "4096"], ["at 4096 x 4096 pixels", "MiB"]),
+    "more images of a class than it has": ([*WA, "--train_per_class", "140"], ["train_per_class: 140", "from 1 to"]),
+    "no image of a class": ([*WA, "--train_per_class", "0"], ["train_per_class: 0", ">= 1"]),
     "padding beyond sense": ([*WA, "--augmentation.pad", "1000000000"], ["pad", "1000000000", "8 x 8"]),
     "a crop beyond sense": ([*WA, "--augmentation.size", "1000000000"], ["size", "1000000000", "4096"]),
     "an input beyond sense": ([*WA, "--augmentation.input_size", "99999999"], ["input_size", "99999999", "4096"]),

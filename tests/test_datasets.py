@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -268,6 +269,66 @@ def test_wrong_specs(spec, message):
 def test_wrong_image_size(size):
     with pytest.raises(UserError, match="image_size: "):
         load("digits", image_size=size)
+
+
+# -- fewer images a class ----------------------------------------------------------------------------------------------
+
+
+def unequal(tmp_path):
+    """Images that hold their own number, five of each of two classes, six of a third, mixed."""
+    labels = np.array([0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1, 2, 2])
+    images = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 5, 3), np.uint8)
+    np.savez(tmp_path / "some.npz", **arrays(x_train=images, y_train=labels))
+    return f"npz:{tmp_path / 'some.npz'}", labels
+
+
+def test_fewer_training_images_of_each_class(tmp_path):
+    spec, labels = unequal(tmp_path)
+    whole, some = load(spec), load(spec, train_per_class=3)
+    kept = some.train.raw()[:, 0, 0, 0].astype(int)
+    assert kept.tolist() == sorted(set(kept.tolist())) and some.train.labels.tolist() == labels[kept].tolist()
+    assert some.train.counts(3).tolist() == [3, 3, 3]
+    assert isinstance(some.train.base, np.memmap)  # a mapped file stays mapped
+    assert np.array_equal(some.test.raw(), whole.test.raw()) and some.test.labels.tolist() == whole.test.labels.tolist()
+    assert (some.name, some.classes) == (whole.name, whole.classes)
+    # The first of each class are not what is meant: files have an order.
+    assert kept.tolist() != sorted(np.concatenate([np.flatnonzero(labels == label)[:3] for label in range(3)]).tolist())
+    assert load(spec, train_per_class=5, image_size=1).train.counts(3).tolist() == [5, 5, 5]
+
+
+def test_which_images_are_kept_is_always_the_same(tmp_path):
+    spec, labels = unequal(tmp_path)
+    np.random.seed(3)
+    state = np.random.get_state()[1].copy()
+    some = load(spec, train_per_class=3)
+    assert np.array_equal(np.random.get_state()[1], state)
+    draw, expected = np.random.RandomState(0), []  # one generator, class after class
+    for label in range(3):
+        own = [position for position, given in enumerate(labels) if given == label]
+        expected += [own[place] for place in draw.permutation(len(own))[:3]]
+    assert some.train.rows.tolist() == sorted(expected)
+    assert some.sha256() == load(spec, train_per_class=3).sha256() != load(spec).sha256()
+    whole = load(spec).identified()
+    assert datasets.fewer(whole, 3).identified().class_prints == some.identified().class_prints
+    assert [own.train_images for own in some.identified().class_prints] == [3, 3, 3]
+
+
+def test_files_of_the_images_that_are_kept():
+    data = dataclasses.replace(load("digits"), files=tuple(f"{row}.png" for row in range(len(load("digits").train))))
+    some = datasets.fewer(data, 4)
+    assert some.files == tuple(f"{row}.png" for row in some.train.rows)
+
+
+def test_more_images_than_a_class_has(tmp_path):
+    spec, _ = unequal(tmp_path)
+    with pytest.raises(UserError, match=r"train_per_class: 6, and class 0 'ant' of 'some' has 5 .* 1 to 5, or null"):
+        load(spec, train_per_class=6)
+
+
+@pytest.mark.parametrize("number", [0, -3, 2.5, True, "9"])
+def test_wrong_number_of_images_of_a_class(number):
+    with pytest.raises(UserError, match="train_per_class: "):
+        load("digits", train_per_class=number)
 
 
 def test_check_reads_the_data_set_itself():

@@ -61,8 +61,8 @@ PRETRAINED = {"pretrained_classes": ["zebra", "quagga"]}
 CASES = {
     "different-fingerprints": (
         "problem",
-        [*method("A"), *method("B", change={**OTHER, "config.image_size": 32})],
-        ["cifar100 B0 Inc10", "image size", "A on c35388b1", "B on ffffffff"],
+        [*method("A"), *method("B", change={**OTHER, "config.image_size": 32, "config.train_per_class": 250})],
+        ["cifar100 B0 Inc10", "image size and training images of a class", "A on c35388b1", "B on ffffffff"],
         # every method on both orders of classes is a comparison for each of them
         [*pair(), *pair(OTHER, OTHER)],
     ),

@@ -49,6 +49,7 @@ def settings(
     data: str = "digits",
     root: str = "data",
     image_size: int | None = None,
+    train_per_class: int | None = None,
     images: str = "auto",
     workers: int | None = None,
     evaluators: list[str] | None = None,
@@ -75,6 +76,7 @@ def settings(
             ``folder:PATH``.
         root: where downloaded data sets are kept.
         image_size: side in pixels to which every image is resized once on loading; null keeps the stored size.
+        train_per_class: training images to take of each class, drawn once and alike in every run; null takes all.
         images: where the decoded images of ``folder:`` lie: ``memory``; ``files``, which are decoded whenever they are
             read; ``auto``, memory if they take at most half of what is free, else files; or the path of a folder, where
             they are decoded once for all runs. It changes no result.
@@ -195,7 +197,7 @@ def instantiate(
             check_number(key, value, least=0 if key == "workers" else 1, most=MOST_WORKERS, whole=True)
     if built.threads is not None:
         torch.set_num_threads(built.threads)
-    places = {key: getattr(built, key) for key in ("root", "image_size", "images", "workers")}
+    places = {key: getattr(built, key) for key in ("root", "image_size", "train_per_class", "images", "workers")}
     dataset = load(built.data, **places, progress=progress)
     device = pick_device(built.device)
     for name in built.seeds or {}:

@@ -121,6 +121,7 @@ def _difference(sections: Sequence[Section]) -> str:
             ("task sizes", [content["scenario"]["task_sizes"] for content in contents]),
             ("class order", [content["scenario"].get("class_order") for content in contents]),
             ("image size", [content["config"].get("image_size") for content in contents]),
+            ("training images of a class", [content["config"].get("train_per_class") for content in contents]),
         )
         if any(value != values[0] for value in values)
     ]
