@@ -5,9 +5,9 @@
 
 The published recursion updates R = (X^T X + gamma I)^-1 for each batch by R - R X^T (I + X R X^T)^-1 X R with
 ``torch.inverse``. Evaluated from left to right, as Python does, the last product multiplies M x M by M x M;
-``bracketed`` puts brackets around R X^T and X R; ``reused`` computes X R once. ``ours`` is ``cil.ops.ridge.Ridge`` as
-strategies use it: it learns each task whole and solves once. All get the same samples: ReLU random features of Gaussian
-vectors with class means.
+``bracketed`` puts brackets around R X^T and X R; ``reused`` computes X R once. ``ours`` is
+``cil.ops.closed_form.ridge.Ridge`` as strategies use it: it learns each task whole and solves once. All get the same
+samples: ReLU random features of Gaussian vectors with class means.
 
 Times are medians over ``--rounds`` of a task, taken in turn. A recursion's batches all cost the same, so without
 ``--whole`` ``--batches`` of them are timed and multiplied. Errors are relative (Frobenius) to the joint solution of all
@@ -30,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cil.ops.ridge import Ridge
+from cil.ops.closed_form.ridge import Ridge
 
 
 def make_samples(arguments: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:

@@ -33,8 +33,10 @@ FAMILIES = {
     "prototypes": {"fecam", "fetril", "knn", "ncm", "protonet", "simplecil", "slda", "teen"},
     "rehearsal": {"icarl", "wa"},
 }
+CLOSED_FORMS = ("buffers", "calibration", "covariances", "means", "nearest", "ridge", "statistics")
 NOW = {f"cil.{name}": f"cil.{room}.{name}" for room, names in ROOMS.items() for name in names}
 NOW |= {f"strategies.{name}": f"strategies.{family}.{name}" for family, names in FAMILIES.items() for name in names}
+NOW |= {f"cil.ops.{name}": f"cil.ops.closed_form.{name}" for name in CLOSED_FORMS}
 NOW |= {
     "cil.evaluation.calibration": "cil.deploy.calibration",
     "cil.evaluation.costs": "cil.report.costs",

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from cil.data.images import FeatureSet, ImageSet
 from cil.data.scenario import Task
+from cil.learning.batch import Batch
 from cil.learning.frozen import Frozen
 from cil.learning.strategy import Strategy
 from cil.learning.trainer import Trainer
+from cil.ops.closed_form.means import ClassMeans
 from cil.ops.distillation import distillation
 from cil.ops.freezing import freeze, frozen_copy
-from cil.ops.means import ClassMeans
 
 
 class HeadThatDoesNotGrow(Strategy):
@@ -83,6 +84,68 @@ class CountsStepsInPython(Strategy):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         self.steps += 1
         return self.classification(self(x), y) / (1 + 0.1 * self.steps)
+
+
+class CountsStepsAfterwards(Strategy):
+    """The same, counted when the optimiser has stepped."""
+
+    def begin(self, task: Task) -> None:
+        self.steps = 0
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.classification(self(x), y) / (1 + 0.1 * self.steps)
+
+    def stepped(self) -> None:
+        self.steps += 1
+
+
+class StepsByItself(Strategy):
+    """Move the weights where gradients alone are to be changed."""
+
+    def gradients(self, trainer: Trainer) -> None:
+        for parameter in self.parameters():
+            parameter -= 0.01 * parameter.grad
+
+
+class KeepsFisherAside(Strategy):
+    """Keep importances in a dictionary, where no ledger looks."""
+
+    def fit(self, task: Task, replay: ImageSet | None, trainer: Trainer) -> None:
+        super().fit(task, replay, trainer)
+        self.fisher = trainer.gradients_of(self, task.train, of=torch.square)
+
+
+class RemembersByPosition(Strategy):
+    """Note each image's scores by its position, for ever."""
+
+    def begin(self, task: Task) -> None:
+        self.known = getattr(self, "known", {})
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        logits = self(batch.x)
+        self.known |= zip(batch.positions.tolist(), logits.detach(), strict=True)
+        return self.classification(logits, batch.y)
+
+
+class StoresMoreThanDeclared(Strategy):
+    """Store a number beside each exemplar more than is declared."""
+
+    def exemplar_columns(self, n_seen: int) -> dict[str, int]:
+        return {"scores": n_seen}
+
+    def describe(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": torch.nn.functional.pad(self(x), (0, 1))}
+
+
+class DescribesTheBatch(Strategy):
+    """Store scores that are centred by the other images' ones."""
+
+    def exemplar_columns(self, n_seen: int) -> dict[str, int]:
+        return {"scores": n_seen}
+
+    def describe(self, x: Tensor) -> dict[str, Tensor]:
+        scores = self(x)
+        return {"scores": scores - scores.mean(0)}
 
 
 class CountsInBuffer(Strategy):

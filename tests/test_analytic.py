@@ -15,8 +15,8 @@ from cil.errors import UserError
 from cil.memory.ledger import STATE
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from cil.ops.buffers import GaussianKernel, RandomFeatures
-from cil.ops.ridge import decompose
+from cil.ops.closed_form.buffers import GaussianKernel, RandomFeatures
+from cil.ops.closed_form.ridge import decompose
 from cil.testing.lab import Lab, equal_states
 from strategies.analytic.acil import ACIL
 from strategies.analytic.dsal import DSAL

@@ -21,6 +21,10 @@ VARIANTS = {
     "acil": [{"solver": "recursive"}, {"storage": "full", "products": "float64"}],
     "gkeal": [{"sigma": None}],
     "fetril": [{"classifier": "sgd"}],
+    "ewc": [{"released": True, "strength": 1000.0}],
+    "mas": [{"columns": "all"}],
+    "der_dark": [{"beta": 0.0}],
+    "gem": [{"memory_batch": 4, "columns": "all"}],
 }
 CASES = [(name, options) for name in sorted(strategies()) for options in [{}, *VARIANTS.get(name, [])]]
 CHECKS = checks.all_checks()
@@ -50,6 +54,12 @@ CAUGHT_BY = {
     "TeacherLeftBehind": "state_is_what_grow_made",
     "CountsInPython": "rebuilt_strategy_goes_on_alike",
     "CountsStepsInPython": "interrupted_training_goes_on_alike",
+    "CountsStepsAfterwards": "interrupted_training_goes_on_alike",
+    "StepsByItself": "gradients_change_no_parameter",
+    "KeepsFisherAside": "nothing_is_carried_outside_the_state",
+    "RemembersByPosition": "nothing_is_carried_outside_the_state",
+    "StoresMoreThanDeclared": "exemplar_columns_are_as_declared",
+    "DescribesTheBatch": "exemplar_columns_are_as_declared",
     "CountsInBuffer": "state_is_what_grow_made",
     "KeepsOldImages": "touches_no_past_or_test_image",
     "KeepsACopyOfImages": "nothing_is_carried_outside_the_state",

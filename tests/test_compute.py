@@ -16,6 +16,7 @@ from cil.command import config, session
 from cil.data.images import OnDevice, near
 from cil.errors import UserError
 from cil.experiment.run import run
+from cil.learning.batch import Batch
 from cil.learning.learner import Compiled
 from cil.machine import device as machine
 from cil.machine.compute import PHASES, Compute, Flops, peak_memory
@@ -191,10 +192,11 @@ def test_float64_computes_everything_in_it():
 
 def test_a_compiled_loss_is_for_batches_of_one_shape(monkeypatch):
     calls = []
-    monkeypatch.setattr(torch, "compile", lambda loss, **options: lambda x, y: calls.append(options) or loss(x, y))
-    loss = Compiled(lambda x, y: x.sum() - y.sum(), "reduce-overhead")
+    monkeypatch.setattr(torch, "compile", lambda loss, **options: lambda batch: calls.append(options) or loss(batch))
+    loss = Compiled(lambda batch: batch.x.sum() - batch.y.sum(), "reduce-overhead")
     for size in (4, 4, 3, 4):
-        assert loss(torch.ones(size, 2), torch.ones(size)) == size
+        nothing = torch.zeros(size, dtype=torch.int64)
+        assert loss(Batch(torch.ones(size, 2), torch.ones(size), nothing, nothing, {})) == size
     # Not the first, whose operations are counted, and not the one of three.
     assert calls == 2 * [{"mode": "reduce-overhead", "dynamic": False}]
 

@@ -28,10 +28,10 @@ from cil.experiment.run import run
 from cil.memory.exemplars import Memory
 from cil.nets.heads import CosineHead
 from cil.nets.network import Network
-from cil.ops.calibration import calibrated, similarity_weights
-from cil.ops.covariances import ClassCovariances
-from cil.ops.means import ClassMeans
-from cil.ops.nearest import KeptFeatures
+from cil.ops.closed_form.calibration import calibrated, similarity_weights
+from cil.ops.closed_form.covariances import ClassCovariances
+from cil.ops.closed_form.means import ClassMeans
+from cil.ops.closed_form.nearest import KeptFeatures
 from cil.report import sessions as few_shot_report
 from cil.report.report import jsonable, results
 from cil.testing.lab import Lab

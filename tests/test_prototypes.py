@@ -20,7 +20,7 @@ from cil.learning.trainer import Trainer
 from cil.memory.ledger import STATE
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from cil.ops.means import ClassMeans
+from cil.ops.closed_form.means import ClassMeans
 from cil.report import report
 from cil.testing.lab import Lab, equal_states, toy_dataset
 from strategies.prototypes.fetril import FeTrIL, with_absent_classes

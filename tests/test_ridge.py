@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as Joint
 
 from cil.errors import UserError
-from cil.ops.ridge import Ridge, cholesky, condition_number, recursive_step
-from cil.ops.statistics import add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
+from cil.ops.closed_form.ridge import Ridge, cholesky, condition_number, recursive_step
+from cil.ops.closed_form.statistics import add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 
 
 def samples(n: int, width: int, classes: int, seed: int):

@@ -39,6 +39,7 @@ CATEGORY_COLOURS = {
     "buffers": ("#9CC3E4", "#A9CDEE"),
     "exemplars": ("#D98324", "#E0913A"),
     "labels": ("#F0C48A", "#F2CF9E"),
+    "columns": ("#B5651D", "#C77F3F"),
     "lengths": ("#8A4B0F", "#A8642A"),
     "other": ("#8C8C8C", "#8C8C8C"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -43,12 +43,19 @@ class ImageSet:
         images: uint8 array (N, H, W, C), in memory, a ``numpy.memmap``, or what reads like one.
         labels: int64 labels (N,), one for each image of the view.
         index: which rows of ``images`` the view shows, (N,); all of them by default.
+        columns: what is known of each image beside its label, by name, (N, W).
 
     Raises:
-        ValueError: images are not (N, H, W, C) uint8, or labels and rows differ in number.
+        ValueError: images are not (N, H, W, C) uint8, or labels, columns and rows differ in number.
     """
 
-    def __init__(self, images: Pixels, labels: np.ndarray | Tensor, index: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        images: Pixels,
+        labels: np.ndarray | Tensor,
+        index: np.ndarray | None = None,
+        columns: Mapping[str, Tensor] | None = None,
+    ) -> None:
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(f"images must be uint8 (N, H, W, C), not {images.dtype} {tuple(images.shape)}")
         self._images = images
@@ -56,6 +63,10 @@ class ImageSet:
         self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
         if len(self.labels) != len(self._index):
             raise ValueError(f"{len(self._index)} images but {len(self.labels)} labels")
+        self.columns = dict(columns or {})
+        for name, column in self.columns.items():
+            if len(column) != len(self._index):
+                raise ValueError(f"{len(self._index)} images but {len(column)} rows of {name}")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -104,7 +115,9 @@ class ImageSet:
     def subset(self, index: np.ndarray | Tensor | Sequence[int]) -> ImageSet:
         """The view that shows only these positions, in this order. No image is copied."""
         index = np.asarray(index, dtype=np.int64)
-        return ImageSet(self._images, self.labels[torch.from_numpy(index)], self._index[index])
+        rows = torch.from_numpy(index)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return ImageSet(self._images, self.labels[rows], self._index[index], columns)
 
     def of_classes(self, classes: Sequence[int]) -> ImageSet:
         """The view of the images of these classes, in the order of the whole set."""
@@ -113,7 +126,7 @@ class ImageSet:
 
     def relabel(self, mapping: np.ndarray) -> ImageSet:
         """The same images with label ``mapping[y]`` in place of y; ``mapping`` is an int array (K,)."""
-        return ImageSet(self._images, np.asarray(mapping)[self.labels.numpy()], self._index)
+        return ImageSet(self._images, np.asarray(mapping)[self.labels.numpy()], self._index, self.columns)
 
     def counts(self, n_classes: int) -> np.ndarray:
         """Images of each class, (K,)."""
@@ -147,7 +160,10 @@ class ImageSet:
 
 
 class Joined(ImageSet):
-    """Several image sets read as one, in order, without copying: new data followed by exemplars."""
+    """Several image sets read as one, in order, without copying: new data followed by exemplars.
+
+    A column that a part does not have is NaN there.
+    """
 
     def __init__(self, *parts: ImageSet) -> None:
         shapes = {part.image_shape for part in parts}
@@ -157,6 +173,11 @@ class Joined(ImageSet):
         self._starts = np.cumsum([0] + [len(part) for part in parts])
         self._shape = shapes.pop()
         self.labels = torch.cat([part.labels for part in parts])
+        known = {name: column for part in parts for name, column in part.columns.items()}
+        self.columns = {
+            name: torch.cat([p.columns.get(name, like.new_full((len(p), *like.shape[1:]), torch.nan)) for p in parts])
+            for name, like in known.items()
+        }
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -196,7 +217,9 @@ class Joined(ImageSet):
 
     def subset(self, index: np.ndarray | Tensor | Sequence[int]) -> ImageSet:
         index = np.asarray(index, dtype=np.int64)
-        return ImageSet(self.raw(index), self.labels[torch.from_numpy(index)])
+        rows = torch.from_numpy(index)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return ImageSet(self.raw(index), self.labels[rows], columns=columns)
 
     def relabel(self, mapping: np.ndarray) -> ImageSet:
         return Joined(*(part.relabel(mapping) for part in self._parts))

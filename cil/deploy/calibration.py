@@ -23,8 +23,8 @@ from cil.errors import UserError
 from cil.evaluation import few_shot
 from cil.files import write_atomic
 from cil.learning.inference import features_of
-from cil.ops.calibration import similarity_weights
-from cil.ops.means import ClassMeans
+from cil.ops.closed_form.calibration import similarity_weights
+from cil.ops.closed_form.means import ClassMeans
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

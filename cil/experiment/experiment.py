@@ -22,7 +22,8 @@ from cil.learning.place import Place, Watcher
 from cil.learning.strategy import Strategy
 from cil.learning.trainer import Trainer
 from cil.memory.budget import Budget, Reference, growth, resolve, rooms, smallest
-from cil.memory.exemplars import Memory, fair_quota
+from cil.memory.codecs import Codec
+from cil.memory.exemplars import COLUMN_BYTES, Memory, fair_quota
 from cil.memory.ledger import Bytes, counted, with_exemplars
 from cil.nets.pretrained import Preprocessing, Pretrained
 from cil.units import show
@@ -114,10 +115,11 @@ class Experiment:
             return Limits(None, sizes, [None] * len(sizes))
         left = rooms(budget, sizes)
         strategy = self.make()
-        codec, largest = self.memory.make_codec(self.scenario.image_shape), 0
+        codec, seen = self.memory.make_codec(self.scenario.image_shape), [task.n_seen for task in self.scenario.tasks]
+        needed = [0] * len(seen)
         if not strategy.exemplar_free:
-            largest = int(self.item_sizes.max()) + self.memory.item_bytes(codec)
-        needed = [len(codec.shared) * (largest > 0) + task.n_seen * largest for task in self.scenario.tasks]
+            image, beside = int(self.item_sizes.max()), [self.item_bytes(codec, n) for n in seen]
+            needed = [len(codec.shared) + n * (image + more) for n, more in zip(seen, beside, strict=True)]
         for task, room, need in zip(self.scenario.tasks, left, needed, strict=True):
             if room < need:
                 with_one = " with one exemplar of each class" if need else ""
@@ -127,6 +129,10 @@ class Experiment:
                     f"{show(smallest(budget, sizes, needed))}"
                 )
         return Limits(budget, sizes, [0 if strategy.exemplar_free else room for room in left])
+
+    def item_bytes(self, codec: Codec, n_seen: int) -> int:
+        """What an exemplar of this strategy takes beside its image, once ``n_seen`` classes were seen."""
+        return self.memory.item_bytes(codec, self.outline.exemplar_columns(n_seen))
 
     @cached_property
     def budget(self) -> Budget | None:
@@ -288,18 +294,20 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
         quota = memory.quota(task.n_seen)
         if room is not None:
             sizes = [lambda n, own=own: round(typical) if n < own else None for own in held]
-            quota = fair_quota(sizes, room - len(codec.shared), memory.item_bytes(codec)) if room else 0
+            beside = experiment.item_bytes(codec, task.n_seen)
+            quota = fair_quota(sizes, room - len(codec.shared), beside) if room else 0
         count = int(held.sum() if quota is None else np.minimum(held, quota).sum())
         if memory.selection == "reservoir":
             count = min(int(held.sum()), int(memory.exemplars or 0))
         image_bytes = round(typical * count) + (len(codec.shared) if count else 0)
+        numbers = count * sum(experiment.outline.exemplar_columns(task.n_seen).values())
         rows.append(
             {
                 "task": task.index,
                 "classes": list(task.new),
                 "train_images": len(task.train),
                 "exemplars": count,
-                "bytes": dict(with_exemplars(state, count, image_bytes, codec.length_bytes)),
+                "bytes": dict(with_exemplars(state, count, image_bytes, codec.length_bytes, COLUMN_BYTES * numbers)),
             }
         )
     return rows

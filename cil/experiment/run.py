@@ -17,7 +17,7 @@ from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.experiment.provenance import Origin
 from cil.experiment.resume import Keeper, Record, Start, restore, save_boundary
-from cil.learning.inference import features_of
+from cil.learning.inference import described, features_of
 from cil.learning.place import Place
 from cil.learning.selection import hold_out
 from cil.learning.strategy import Strategy
@@ -168,7 +168,14 @@ def select(
     Gives those of the exemplars' features that were needed for it, as ``Exemplars.update`` does.
     """
     draws = generator(seeds.exemplars, "select", task.index)
-    known = exemplars.update(task, lambda data: features_of(strategy, data, place), draws, room)
+    known = exemplars.update(
+        task,
+        lambda data: features_of(strategy, data, place),
+        draws,
+        room,
+        widths=strategy.exemplar_columns(task.n_seen),
+        describe=lambda data: described(strategy, data, place),
+    )
     capacity = exemplars.memory.capacity(task.n_seen)
     if capacity is not None and len(exemplars) > capacity:
         raise RuntimeError(f"{len(exemplars)} exemplars after task {task.index}, the memory allows {capacity}")

@@ -16,11 +16,11 @@ from cil.data.scenario import Task
 from cil.errors import UserError, check_number
 from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.network import Network
-from cil.ops.buffers import RandomFeatures
+from cil.ops.closed_form.buffers import RandomFeatures
+from cil.ops.closed_form.means import ClassMeans
+from cil.ops.closed_form.ridge import Ridge, Samples
+from cil.ops.closed_form.statistics import Statistics
 from cil.ops.freezing import freeze
-from cil.ops.means import ClassMeans
-from cil.ops.ridge import Ridge, Samples
-from cil.ops.statistics import Statistics
 
 CHUNK = 2048  # samples whose expanded features are held at once
 

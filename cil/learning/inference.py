@@ -135,3 +135,21 @@ def features_of(strategy: Strategy, data: ImageSet, place: Place, *, flip: bool 
     # A process without images of its own looks at one, to know how long features are.
     found = [features for features, _ in passes(strategy, own or data.subset([0]), place, flip=flip, need_scores=False)]
     return distributed.gather(torch.cat(found)[: len(own)])
+
+
+@torch.inference_mode()
+def described(strategy: Strategy, data: ImageSet, place: Place) -> dict[str, Tensor]:
+    """What a strategy stores beside some images, {name: (N, W)}, of the images without augmentation, in eval mode.
+
+    Several processes share the work, and each gets all of it.
+    """
+    strategy.eval()
+    own = distributed.own(data)
+    # A process without images of its own looks at one, to know the columns.
+    looked = own or data.subset([0])
+    parts = []
+    for read in gathered(looked, slices(len(looked), batch_size(place))):
+        with place.autocast(), lookup.one_size():
+            parts.append(strategy.describe(place.augmentation.test(moved(read, place.device)).to(place.dtype)))
+    found = {name: torch.cat([part[name] for part in parts])[: len(own)] for name in parts[0]}
+    return {name: distributed.gather(column) for name, column in found.items()}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from cil.learning.batch import Batch
 from cil.learning.strategy import Strategy
 from cil.machine import distributed
 
@@ -18,21 +19,21 @@ class Compiled:
     The first batch, whose operations the engine counts, is computed as it is, too.
 
     Args:
-        loss: of a strategy: (B, C, H, W), (B,) -> ().
+        loss: of a strategy: Batch -> ().
         mode: of ``torch.compile``; ``reduce-overhead`` records CUDA graphs.
     """
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], mode: str) -> None:
+    def __init__(self, loss: Callable[[Batch], Tensor], mode: str) -> None:
         torch.compiler.reset()  # what was compiled before was for fewer classes
         self.plain = loss
         self.compiled = torch.compile(loss, mode=mode, dynamic=False)
         self.shape: torch.Size | None = None
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         if self.shape is None:
-            self.shape = x.shape
-            return self.plain(x, y)
-        return self.compiled(x, y) if x.shape == self.shape else self.plain(x, y)
+            self.shape = batch.x.shape
+            return self.plain(batch)
+        return self.compiled(batch) if batch.x.shape == self.shape else self.plain(batch)
 
 
 class Learner:
@@ -45,11 +46,11 @@ class Learner:
 
     def __init__(self, strategy: Strategy, compile: str | None = None) -> None:
         self.strategy = strategy
-        self._loss = Compiled(strategy.loss, compile) if compile else strategy.loss
+        self._loss = Compiled(strategy.batch_loss, compile) if compile else strategy.batch_loss
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """The strategy's loss of this process's share of a batch."""
-        return self._loss(x, y)
+        return self._loss(batch)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss, averaged over all processes."""
@@ -63,10 +64,10 @@ class _Together(Learner):
         super().__init__(strategy)
         self.fabric = distributed.fabric()
         self.module = self.fabric.setup_module(strategy, move_to_device=False)
-        self.module.mark_forward_method("loss")
+        self.module.mark_forward_method("batch_loss")
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.module.loss(x, y)
+    def loss(self, batch: Batch) -> Tensor:
+        return self.module.batch_loss(batch)
 
     def backward(self, loss: Tensor) -> None:
         self.fabric.backward(loss, model=self.module)

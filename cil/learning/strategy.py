@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cil.data.images import FeatureSet, ImageSet
 from cil.data.scenario import Scenario, Task
 from cil.errors import UserError
+from cil.learning.batch import Batch
 from cil.learning.place import Place
 from cil.nets.network import Backbone, Network
 
@@ -57,8 +58,26 @@ class GradientLoop(Protocol):
         replay: ImageSet | None = None,
         *,
         epochs: int | None = None,
+        drawn: int = 0,
     ) -> None:
         """Minimise the strategy's ``loss`` over new data and exemplars: one stage of training."""
+        ...
+
+    def gradients_of(
+        self,
+        strategy: Strategy,
+        data: ImageSet,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        of: Callable[[Tensor], Tensor] | None = None,
+        images: int | None = None,
+        augment: bool = False,
+    ) -> dict[str, Tensor]:
+        """The mean of what ``of`` makes of the gradients of some images, by parameter; nothing learns."""
+        ...
+
+    def draw(self, n: int, size: int) -> Tensor:
+        """``size`` of n positions, or all of fewer, drawn within an epoch: int64, the same in every process."""
         ...
 
     def extract(self, strategy: Strategy, data: ImageSet) -> tuple[Tensor, Tensor]:
@@ -147,6 +166,23 @@ class Strategy(nn.Module):
         """Loss of one batch: augmented images (B, C, H, W), labels (B,) -> ()."""
         return self.classification(self(x), y)
 
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """The same for a method that asks which images are exemplars, or for what is stored beside them: -> ()."""
+        return self.loss(batch.x, batch.y)
+
+    def gradients(self, trainer: GradientLoop) -> None:
+        """Change the gradients of a step: called after ``backward``, before they are clipped and the optimiser steps.
+
+        They are those of the whole batch, averaged over all processes, without a scale; change ``parameter.grad``,
+        which is None where a parameter took no part, alike in every process. Nothing is recorded for autograd.
+
+        Args:
+            trainer: what else may be asked for, such as ``gradients_of`` some exemplars.
+        """
+
+    def stepped(self) -> None:
+        """Follow a step: called after the optimiser has changed the parameters. Nothing is recorded for autograd."""
+
     def learning_scores(self, x: Tensor) -> Tensor:
         """Scores while :meth:`fit` runs, for choosing the best epoch on held-out images: (B, C, H, W) -> (B, K).
 
@@ -164,6 +200,20 @@ class Strategy(nn.Module):
 
     def end(self, task: Task) -> None:
         """Settle after learning; drop what is not carried."""
+
+    def exemplar_columns(self, n_seen: int) -> dict[str, int]:
+        """What is stored beside each exemplar's image, once ``n_seen`` classes were seen: {name: float32 numbers}.
+
+        A width may grow with the classes; numbers that an older exemplar lacks are NaN, and are counted.
+        """
+        return {}
+
+    def describe(self, x: Tensor) -> dict[str, Tensor]:
+        """Those columns of images that have become exemplars: (B, C, H, W), in eval mode -> {name: (B, W)}.
+
+        Called once for each image, when it is taken up, after :meth:`end`.
+        """
+        return {}
 
     def features(self, x: Tensor) -> Tensor:
         """What herding and nearest means compare: (B, C, H, W) -> (B, D)."""

@@ -8,17 +8,19 @@
             learning rate from the schedule
             for each batch of data + replay, shuffled; on a stream, of data in order, each with exemplars drawn anew:
                 x = augment(images)                            with several processes, of each one's share of the batch
-                loss = strategy.loss(x, y)                     train_step
-                backward, clip, step
+                loss = strategy.batch_loss(x, y, ...)          train_step
+                backward, strategy.gradients(), clip, step, strategy.stepped()
             report, look whether it is the best epoch, checkpoint
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -28,6 +30,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from cil.data.images import FeatureSet, ImageSet, Joined, OnDevice, gathered, moved, near
 from cil.data.seeds import generator, seeded
 from cil.errors import UserError, unknown
+from cil.learning.batch import Batch
 from cil.learning.best import TOLD, Best
 from cil.learning.inference import batch_size, passes
 from cil.learning.learner import Learner, learner
@@ -190,6 +193,10 @@ class Trainer:
 
     stage: int = 0  # calls of descend so far in this task
     n_new: int = 0  # images of this stage that are no exemplars
+    drawn: int = 0  # draws of exemplars that join each batch of new images in this stage; 0: they are shuffled together
+    columns: Mapping[str, Tensor] = MappingProxyType({})  # beside the images of this stage, NaN beside new ones
+    asked: bool = False  # whether the strategy asks where images come from
+    draws: torch.Generator | None = None  # of the epoch in progress, the same in every process
     images: int = 0  # images trained on so far in this task, by this process
     seconds: float = 0.0  # time in descend so far in this task, by this process
     flops_per_image: float | None = None  # of a gradient step of this stage, measured on its first batch
@@ -209,6 +216,7 @@ class Trainer:
         replay: ImageSet | None = None,
         *,
         epochs: int | None = None,
+        drawn: int = 0,
     ) -> None:
         """Minimise the strategy's loss over new data and exemplars, shuffled together, for ``epochs`` passes.
 
@@ -220,6 +228,8 @@ class Trainer:
             replay: exemplars, or None; not beside features.
             epochs: passes of this stage; cosine schedules, and milestones that are fractions, stretch over them.
                 None: the trainer's own.
+            drawn: 0 shuffles exemplars among the new images, so that each is seen once in a pass; n draws exemplars for
+                each batch of new images, n times as many as it has, each draw uniform. A stream draws at least once.
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
@@ -232,6 +242,9 @@ class Trainer:
                 raise ValueError("exemplars are images and cannot be mixed with features")
             both = Joined(data, replay)
         stage, self.stage, self.n_new = self.stage, self.stage + 1, len(data)
+        self.drawn = max(drawn, int(place.ordered))
+        self.columns = {} if isinstance(both, FeatureSet) else both.columns
+        self.asked = type(strategy).batch_loss is not Strategy.batch_loss
         read = both if isinstance(both, FeatureSet) or place.ordered else near(both, place.device)
         optimizer = self.make_optimizer(strategy)
         self.flops_per_image, self.scaler = None, torch.amp.GradScaler("cuda", enabled=place.precision == "16-mixed")
@@ -260,7 +273,7 @@ class Trainer:
             if best:
                 self.peak_best = max(self.peak_best, sum(map(size, strategy.state_dict().values())))
         finally:
-            self.epochs = whole
+            self.epochs, self.draws, self.columns = whole, None, {}
             del strategy.label_smoothing  # the class default again
             optimizer.zero_grad(set_to_none=True)
             strategy.eval()
@@ -294,6 +307,82 @@ class Trainer:
         self.seconds += time.perf_counter() - begin
         return torch.cat(parts), own.labels.to(place.device)
 
+    @torch.no_grad()
+    def gradients_of(
+        self,
+        strategy: Strategy,
+        data: ImageSet,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        of: Callable[[Tensor], Tensor] | None = None,
+        images: int | None = None,
+        augment: bool = False,
+    ) -> dict[str, Tensor]:
+        """The mean of what ``of`` makes of the gradients of some images, by parameter; nothing learns.
+
+        The strategy is in whatever mode it is in: batch statistics move in training mode. With several processes each
+        one computes a share, and all get the whole mean.
+
+        Args:
+            strategy: of whose parameters, those that require a gradient.
+            data: the images, at least one.
+            loss: mean of some images, (B, C, H, W), (B,) -> (); the strategy's own if none is given.
+            of: of each gradient, such as ``torch.square``; the gradient itself if nothing is given.
+            images: whose mean loss has one gradient: 1, each image its own; None: those of a batch, shuffled.
+            augment: the images as they are learned; otherwise as they are tested.
+
+        Returns:
+            {name: as the parameter}, each batch counting by its images; 0 where a parameter takes no part.
+        """
+        place, outside, begin = self.placed(), self.draws is None, time.perf_counter()
+        draws = self.draws or generator(place.seed, "gradients", place.task, self.stage)
+        loss, of, n = loss or strategy.loss, of or torch.clone, len(data)
+        named = {name: parameter for name, parameter in strategy.named_parameters() if parameter.requires_grad}
+        totals = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
+        batches = self.shuffled(n, draws) if images is None else list(torch.arange(n).split(images))
+        whole = images == 1  # images are shared out, not parts of an image
+        if whole:
+            batches = batches[distributed.share(n)]
+        if outside:
+            place.watcher.epoch_starts(self.stage, 0, 1, len(batches))
+        # Without the scale that half precision needs, small gradients would vanish in it.
+        precise = contextlib.nullcontext() if place.precision == "16-mixed" else place.autocast()
+        per_image = 0.0
+        for index in batches:
+            part, weight = (slice(1), 1.0) if whole else _part(len(index))
+            with contextlib.nullcontext(Flops()) if per_image else Flops() as counted:
+                x = self.prepared(data.gather(index[part]), draws if augment else None, len(index), part)
+                with torch.enable_grad(), precise:
+                    mean = loss(x, moved(data.labels[index[part]], place.device)) * weight
+                found = torch.autograd.grad(mean, list(named.values()), allow_unused=True)
+            per_image = per_image or counted.total / len(x)
+            for total, gradient in zip(totals.values(), found, strict=True):
+                gradient = torch.zeros_like(total) if gradient is None else gradient
+                if not whole:
+                    gradient = distributed.sum_(gradient) / distributed.world_size()
+                total += of(gradient) * (len(index) / n)
+            if outside:
+                place.watcher.step_done()
+        for total in totals.values():
+            if whole:
+                distributed.sum_(total)
+        if outside:  # within a step its time and operations are the step's
+            self.images += n
+            self.seconds += time.perf_counter() - begin
+            place.compute.images += n
+            place.compute.training_flops += per_image * n
+        return totals
+
+    def draw(self, n: int, size: int) -> Tensor:
+        """``size`` of n positions, or all of fewer, drawn within an epoch: int64, the same in every process.
+
+        Raises:
+            RuntimeError: no epoch is in progress.
+        """
+        if self.draws is None:
+            raise RuntimeError("exemplars are drawn while an epoch is in progress")
+        return torch.randperm(n, generator=self.draws)[:size]
+
     def run_epoch(
         self,
         learner: Learner,
@@ -307,7 +396,7 @@ class Trainer:
         scale = self.lr_scale(epoch)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale if self.schedule != "cosine" else self._cosine(group, epoch)
-        draws = generator(place.seed, "batches", place.task, stage, epoch)
+        self.draws = draws = generator(place.seed, "batches", place.task, stage, epoch)
         batches = self.batches(len(data), draws)
         place.watcher.epoch_starts(stage, epoch, self.epochs, len(batches))
         train_mode(learner.strategy)
@@ -319,13 +408,13 @@ class Trainer:
             read = gathered(data, [index[_part(len(index))[0]] for index in batches])
             for step, index in enumerate(batches):
                 with place.compute.phase("data"):
-                    x, y, weight = self.batch(next(read), data.labels, index, draws)
+                    batch, weight = self.batch(next(read), data.labels, index, draws)
                 if self.flops_per_image is None:
                     with Flops() as counted:
-                        losses[step] = self.train_step(learner, x, y, weight, optimizer)
-                    self.flops_per_image = counted.total / len(x)
+                        losses[step] = self.train_step(learner, batch, weight, optimizer)
+                    self.flops_per_image = counted.total / len(batch.x)
                 else:
-                    losses[step] = self.train_step(learner, x, y, weight, optimizer)
+                    losses[step] = self.train_step(learner, batch, weight, optimizer)
                 if (step + 1) % look == 0 or step + 1 == len(batches):
                     self._refuse_divergence(losses, step // look * look, step + 1, epoch)
                 self.images += len(index)
@@ -341,14 +430,20 @@ class Trainer:
             n: new images, followed by exemplars.
             draws: of the order.
         """
+        if not self.drawn:
+            return self.shuffled(n, draws)
         if self.placed().ordered:
-            return list(stream_batches(self.n_new, n - self.n_new, self.batch_size, self.steps_per_batch, draws))
+            new, steps = list(split_batches(torch.arange(self.n_new), self.batch_size)), self.steps_per_batch
+        else:
+            new, steps = self.shuffled(self.n_new, draws), 1
+        return list(with_exemplars(new, self.n_new, n - self.n_new, self.drawn, steps, draws))
+
+    def shuffled(self, n: int, draws: torch.Generator) -> list[Tensor]:
+        """Batches of n images, each in one of them."""
         return list(split_batches(torch.randperm(n, generator=draws), self.batch_size))
 
-    def batch(
-        self, read: Tensor, labels: Tensor, index: Tensor, draws: torch.Generator
-    ) -> tuple[Tensor, Tensor, float]:
-        """This process's part of a batch, augmented: (B, C, H, W), (B,), and the weight of its mean loss.
+    def batch(self, read: Tensor, labels: Tensor, index: Tensor, draws: torch.Generator) -> tuple[Batch, float]:
+        """This process's part of a batch, augmented, and the weight of its mean loss.
 
         Weighted, the means of all processes average to the mean over the whole batch.
 
@@ -358,11 +453,30 @@ class Trainer:
             index: the whole batch.
             draws: of augmentation.
         """
-        place, (part, weight) = self.placed(), _part(len(index))
+        device, (part, weight) = self.placed().device, _part(len(index))
+        x, own = self.prepared(read, draws, len(index), part), index[part]
+        y, source, beside = moved(labels[own], device), sources(index, self.n_new, self.drawn)[part], {}
+        if self.asked:
+            beside = {name: moved(column[own], device) for name, column in self.columns.items()}
+            own, source = moved(own, device), moved(source, device)
+        whole = distributed.world_size() / weight if weight else 0.0
+        return Batch(x, y, own, source, beside, whole), weight
+
+    def prepared(self, read: Tensor, draws: torch.Generator | None, of: int, part: slice) -> Tensor:
+        """Images or features on the run's device, in its type.
+
+        Args:
+            read: uint8 (B, C, H, W), or features, which are not augmented.
+            draws: of augmentation; None: images as they are tested.
+            of: images in the whole batch.
+            part: which of them these are.
+        """
+        place = self.placed()
         x = moved(read, place.device)
         if x.dtype == torch.uint8:
-            x = place.augmentation.train(x, draws, of=len(index), part=part)
-        return x.to(place.dtype), moved(labels[index[part]], place.device), weight
+            view = place.augmentation
+            x = view.test(x) if draws is None else view.train(x, draws, of=of, part=part)
+        return x.to(place.dtype)
 
     def _refuse_divergence(self, losses: Tensor, start: int, stop: int, epoch: int) -> None:
         """Read the losses of these steps, add up those of all processes, and stop if one of them is no number."""
@@ -376,20 +490,29 @@ class Trainer:
                 "A smaller trainer.lr or a trainer.clip_grad may help."
             )
 
-    def train_step(self, learner: Learner, x: Tensor, y: Tensor, weight: float, optimizer: Optimizer) -> Tensor:
-        """One step on a share of a batch, (B, C, H, W), (B,); its part of the loss before it, detached, ()."""
+    def train_step(self, learner: Learner, batch: Batch, weight: float, optimizer: Optimizer) -> Tensor:
+        """One step on a share of a batch; its part of the loss before it, detached, ()."""
+        strategy = learner.strategy
         with self.placed().autocast():
-            loss = learner.loss(x, y)
+            loss = learner.loss(batch)
         if weight != 1:
             loss = loss * weight
         optimizer.zero_grad(set_to_none=True)
         learner.backward(self.scaler.scale(loss))
-        if self.clip_grad is not None:
+        if self.clip_grad is not None or type(strategy).gradients is not Strategy.gradients:
             self.scaler.unscale_(optimizer)
+        with torch.no_grad():
+            strategy.gradients(self)
+        if self.clip_grad is not None:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+        followed = type(strategy).stepped is not Strategy.stepped
+        scale = self.scaler.get_scale() if followed else 1.0
         self.scaler.step(optimizer)
         self.scaler.update()
+        if followed and self.scaler.get_scale() >= scale:  # one that falls tells of a step that was left out
+            with torch.no_grad():
+                strategy.stepped()
         return loss.detach() / distributed.world_size()
 
     def make_optimizer(self, strategy: Strategy) -> Optimizer:
@@ -454,23 +577,42 @@ def split_batches(order: Tensor, size: int) -> Iterator[Tensor]:
         start = stop
 
 
-def stream_batches(n_new: int, n_kept: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Experience replay: batches of new images in their order, each joined by as many exemplars drawn uniformly.
-
-    Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019. Exemplars are drawn without replacement
-    within a batch, all of them where there are fewer than new images, and anew for each of the ``steps`` steps.
+def sources(index: Tensor, n_new: int, drawn: int) -> Tensor:
+    """Where the images of a batch come from: 0 for new ones, k for exemplars of the k-th draw: (B,) -> (B,) int64.
 
     Args:
-        n_new: new images, at positions 0 to n_new - 1.
+        index: positions; those of exemplars are n_new and more.
+        n_new: new images.
+        drawn: draws, which are equally long and stand behind the new images; 0: exemplars stand anywhere, as one draw.
+    """
+    old = (index >= n_new).long()
+    n_old = int(old.sum())
+    if not drawn or not n_old:
+        return old
+    behind = torch.arange(len(index)) - (len(index) - n_old)
+    return old * (1 + behind.div(n_old // drawn, rounding_mode="floor"))
+
+
+def with_exemplars(
+    new: Iterable[Tensor], n_new: int, n_kept: int, drawn: int, steps: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Experience replay: batches of new images, each joined by as many exemplars drawn uniformly.
+
+    Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019. Exemplars are drawn without replacement
+    within a draw, all of them where there are fewer than new images, and anew for each draw and each step.
+
+    Args:
+        new: batches of new images, positions in 0 to n_new - 1.
+        n_new: new images.
         n_kept: exemplars, at the positions that follow.
-        size: new images in a batch.
+        drawn: draws that join each batch.
         steps: batches with the same new images.
         generator: of the draws.
 
     Yields:
         Positions, (B,) int64, the new images first.
     """
-    for batch in split_batches(torch.arange(n_new), size):
+    for batch in new:
         for _ in range(steps):
-            drawn = torch.randperm(n_kept, generator=generator)[: len(batch)]
-            yield torch.cat([batch, n_new + drawn])
+            kept = [torch.randperm(n_kept, generator=generator)[: len(batch)] for _ in range(drawn)]
+            yield torch.cat([batch, *(n_new + positions for positions in kept)])

@@ -13,7 +13,7 @@ import torch
 
 from cil.data.scenario import Scenario
 from cil.learning.strategy import Strategy
-from cil.memory.exemplars import LABEL_BYTES, Memory
+from cil.memory.exemplars import Memory
 from cil.memory.ledger import Bytes, counted, measure
 from cil.units import mib, parse_bytes, show
 
@@ -77,7 +77,10 @@ def resolve(memory: Memory, scenario: Scenario, reference: Reference | None) -> 
     if reference is None:
         assert not isinstance(memory.budget, dict), "as needs a reference"
         return Budget(parse_bytes(memory.budget), memory.align, memory.convention, str(memory.budget))
-    item = scenario.test.image_bytes + (LABEL_BYTES if memory.convention == "strict" else 0)
+    with torch.device("meta"):
+        widths = reference.build().exemplar_columns(scenario.n_classes)
+    raw = Memory(convention=memory.convention)
+    item = scenario.test.image_bytes + raw.item_bytes(raw.make_codec(scenario.image_shape), widths)
     total = counted(growth(reference.build, scenario)[-1], memory.convention) + reference.exemplars * item
     return Budget(total, memory.align, memory.convention, f"{mib(total)}MiB as {reference.text}")
 

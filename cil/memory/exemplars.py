@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from cil.data.images import ImageSet
 from cil.data.scenario import Scenario, Task
 from cil.errors import UserError, unknown
+from cil.learning.state import under, with_prefix
 from cil.learning.strategy import Strategy
 from cil.memory.codecs import Codec, make_codec
 from cil.ops.herding import closest_to_mean, herding
@@ -21,7 +22,9 @@ SELECTIONS = ("herding", "random", "closest_to_mean", "reservoir")
 ALIGNMENTS = ("final", "always")
 CONVENTIONS = ("strict", "paper")
 LABEL_BYTES = 4  # int32
+COLUMN_BYTES = 4  # float32
 Features = Callable[[ImageSet], Tensor]  # N images -> (N, D)
+Describe = Callable[[ImageSet], dict[str, Tensor]]  # N images -> {name: (N, W)}
 
 
 def reservoir(seen: int, n: int, size: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -164,9 +167,16 @@ class Memory:
         """The codec for images of this shape (C, H, W)."""
         return make_codec(self.codec, image_shape, self.quality)
 
-    def item_bytes(self, codec: Codec) -> int:
-        """What an exemplar takes beside its image, as the convention counts: its label and, where needed, length."""
-        return LABEL_BYTES + codec.length_bytes if self.convention == "strict" else 0
+    def item_bytes(self, codec: Codec, widths: Mapping[str, int]) -> int:
+        """What an exemplar takes beside its image, as the convention counts: label, columns and, where needed, length.
+
+        Args:
+            codec: of its image.
+            widths: numbers of each column.
+        """
+        if self.convention == "paper":
+            return 0
+        return LABEL_BYTES + codec.length_bytes + COLUMN_BYTES * sum(widths.values())
 
     def quota(self, n_seen: int) -> int | None:
         """Exemplars of each class once ``n_seen`` classes were seen; None: as many as there are or as have room."""
@@ -197,6 +207,7 @@ class Exemplars:
         self.codec = memory.make_codec(image_shape)
         self.items = self.codec.encode(np.empty((0, height, width, channels), dtype=np.uint8))  # (M, ...), as stored
         self.labels = np.empty(0, dtype=np.int32)  # (M,)
+        self.columns: dict[str, np.ndarray] = {}  # stored beside each image, float32 (M, W)
         self.seen = 0  # images that passed, for the reservoir
 
     def __len__(self) -> int:
@@ -218,7 +229,15 @@ class Exemplars:
             return None
         images = self.images.view()
         images.flags.writeable = False
-        return ImageSet(images, self.labels)
+        return ImageSet(images, self.labels, columns=self._column_tensors())
+
+    def _column_tensors(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(column.copy()) for name, column in self.columns.items()}
+
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of what is stored beside the images and their labels."""
+        return sum(column.nbytes for column in self.columns.values())
 
     def as_stored(self, task: Task) -> Task:
         """The task as it is learned: with ``memory.code_new`` its images are what the codec would store of them."""
@@ -228,7 +247,14 @@ class Exemplars:
         return dataclasses.replace(task, train=ImageSet(images, task.train.labels))
 
     def update(
-        self, task: Task, features: Features, generator: torch.Generator, room: int | None = None
+        self,
+        task: Task,
+        features: Features,
+        generator: torch.Generator,
+        room: int | None = None,
+        *,
+        widths: Mapping[str, int] | None = None,
+        describe: Describe | None = None,
     ) -> Tensor | None:
         """Take up the task's images and bring every class to the quota.
 
@@ -237,6 +263,8 @@ class Exemplars:
             features: the current network's features of a set of images, (N, D); not called by random selections.
             generator: of random selections.
             room: bytes for all exemplars, in the memory's convention; given if and only if the memory has a budget.
+            widths: of the columns that are stored beside each image; a column may be wider than before.
+            describe: gives those columns of images that are taken up now, as they are stored.
 
         Returns:
             The features of the exemplars, (M, D), as far as selecting them took features and they are stored without
@@ -245,22 +273,56 @@ class Exemplars:
         assert (room is None) == (self.memory.budget is None), "a budget comes with room for exemplars"
         if self.memory.empty:
             return None
-        known = None
+        known, widths = None, widths or {}
         if room is not None and room <= 0:
-            self.items, self.labels = self.items[:0], self.labels[:0]
+            self.items, self.labels, before = self.items[:0], self.labels[:0], np.empty(0, dtype=np.int64)
         elif self.memory.selection == "reservoir":
-            self._reservoir(task.train, generator)
+            before = self._reservoir(task.train, generator)
         else:
-            known = self._by_class(task, features, generator, room)
+            item_bytes = self.memory.item_bytes(self.codec, widths)
+            known, before = self._by_class(task, features, generator, room, item_bytes)
         self.seen += len(task.train)
+        self._describe(before, widths, describe)
         return known
 
-    def _by_class(self, task: Task, features: Features, generator: torch.Generator, room: int | None) -> Tensor | None:
+    def _describe(self, before: np.ndarray, widths: Mapping[str, int], describe: Describe | None) -> None:
+        """Carry the columns of exemplars that stayed, and find those of new ones.
+
+        Args:
+            before: where each exemplar was before, int64 (M,); -1: it is new.
+            widths: of the columns.
+            describe: gives the columns of images.
+
+        Raises:
+            RuntimeError: it gives other columns than ``widths`` says, or a column has become narrower.
+        """
+        old, new = np.flatnonzero(before >= 0), np.flatnonzero(before < 0)
+        columns = {name: np.full((len(before), width), np.nan, dtype=np.float32) for name, width in widths.items()}
+        for name, column in self.columns.items():
+            if column.shape[1] > widths.get(name, 0):
+                raise RuntimeError(f"exemplar_columns: {name} had {column.shape[1]} numbers, now {widths.get(name, 0)}")
+            columns[name][old, : column.shape[1]] = column[before[old]]
+        if columns and len(new):
+            assert describe is not None, "columns come with what describes images"
+            found = describe(ImageSet(self.codec.decode(self.items[new]), self.labels[new]))
+            given = {name: column.shape[1] for name, column in found.items()}
+            if given != dict(widths):
+                raise RuntimeError(f"describe gives columns of {given}, and exemplar_columns says {dict(widths)}")
+            for name, values in found.items():
+                columns[name][new] = values.float().cpu().numpy()
+        self.columns = columns
+
+    def _by_class(
+        self, task: Task, features: Features, generator: torch.Generator, room: int | None, item_bytes: int
+    ) -> tuple[Tensor | None, np.ndarray]:
+        """Bring every class to the quota; features as ``update`` gives them, and where each exemplar was before."""
         quota = self.memory.quota(task.n_seen)
         queues: list[Queue] = []
+        places: list[np.ndarray] = []  # of each class's exemplars so far
         ranked: dict[int, Tensor] = {}
         for label in range(task.n_seen):
-            mine = self.items[self.labels == label]
+            places.append(np.flatnonzero(self.labels == label))
+            mine = self.items[places[label]]
             if label not in task.present:
                 queues.append(Queue(mine, self.codec))
                 continue
@@ -275,15 +337,18 @@ class Exemplars:
                 ranked[label] = found[torch.from_numpy(order).to(found.device)]
         if room is not None:
             room -= len(self.codec.shared)
-            quota = fair_quota([queue.size for queue in queues], room, self.memory.item_bytes(self.codec))
+            quota = fair_quota([queue.size for queue in queues], room, item_bytes)
         items = [queue.first(quota) for queue in queues]
+        stayed = [queue.before(quota) for queue in queues]
+        # Position -1 is that of the -1 behind the others.
+        before = np.concatenate([np.append(own, -1)[which] for own, which in zip(places, stayed, strict=True)])
         self.items = np.concatenate(items)
         self.labels = np.repeat(np.arange(task.n_seen, dtype=np.int32), [len(part) for part in items])
         if not ranked:
-            return None
+            return None, before
         some = next(iter(ranked.values()))
         nothing = some.new_full((max(map(len, items)), some.shape[1]), torch.nan)
-        return torch.cat([ranked.get(label, nothing)[: len(part)] for label, part in enumerate(items)])
+        return torch.cat([ranked.get(label, nothing)[: len(part)] for label, part in enumerate(items)]), before
 
     def _select(
         self, candidates: ImageSet, quota: int | None, features: Features, generator: torch.Generator
@@ -296,7 +361,8 @@ class Exemplars:
         select, found = herding if self.memory.selection == "herding" else closest_to_mean, features(candidates)
         return select(found, quota), found
 
-    def _reservoir(self, arriving: ImageSet, generator: torch.Generator) -> None:
+    def _reservoir(self, arriving: ImageSet, generator: torch.Generator) -> np.ndarray:
+        """Let images arrive; where each exemplar was before."""
         size = int(self.memory.exemplars or 0)
         order = torch.randperm(len(arriving), generator=generator).numpy()
         slots, chosen = reservoir(self.seen, len(arriving), size, generator)
@@ -306,15 +372,21 @@ class Exemplars:
         items[: len(self)], labels[: len(self)] = self.items, self.labels
         taken = order[chosen]
         items[slots], labels[slots] = self.codec.encode(arriving.raw(taken)), arriving.labels.numpy()[taken]
+        before = np.full(room, -1, dtype=np.int64)
+        before[: len(self)] = np.arange(len(self))
+        before[slots] = -1
         self.items, self.labels = items, labels
+        return before
 
     def state(self) -> dict[str, Tensor]:
         """The exemplars as tensors: what a checkpoint keeps."""
-        return {**self.codec.pack(self.items), "labels": torch.from_numpy(self.labels.copy())}
+        columns = with_prefix("columns", self._column_tensors())
+        return {**self.codec.pack(self.items), "labels": torch.from_numpy(self.labels.copy()), **columns}
 
     def load(self, state: dict[str, Tensor], seen: int) -> None:
         """Take back what ``state`` gave, after ``seen`` images have passed."""
         self.items, self.labels, self.seen = self.codec.unpack(state), state["labels"].numpy(), seen
+        self.columns = {name: column.numpy() for name, column in under("columns", state).items()}
 
 
 class Queue:
@@ -346,6 +418,11 @@ class Queue:
             items[~old] = self.codec.encode(self.candidates.raw(wanted[~old]))
             self.items = np.concatenate([self.items, items])
         return self.items[:n]
+
+    def before(self, n: int | None) -> np.ndarray:
+        """Where each of the best n items is among the kept ones, int64; -1: it is new."""
+        wanted = self.order[:n]
+        return np.where(wanted < len(self.kept), wanted, -1)
 
     def size(self, n: int) -> int | None:
         """Bytes of the image at position n; None if there are not so many."""

@@ -13,11 +13,11 @@ from cil.learning.strategy import Strategy
 from cil.memory.exemplars import LABEL_BYTES, Exemplars
 from cil.nets import lookup
 from cil.nets.heads import CosineHead, LinearHead
-from cil.ops.statistics import Statistics
+from cil.ops.closed_form.statistics import Statistics
 
 # What is carried, by what it is for: categories of the state, and of what is stored of the data. They sum to strict.
 STATE = ("backbone", "head", "normalisation", "statistics")
-STORED = ("exemplars", "labels", "lengths")
+STORED = ("exemplars", "labels", "columns", "lengths")
 
 
 class Bytes(TypedDict):
@@ -26,7 +26,8 @@ class Bytes(TypedDict):
     The state in one way: ``parameters`` and ``buffers``. In another: ``backbone``, parameters of networks; ``head``,
     all of the heads; ``normalisation``, buffers of networks; ``statistics``, what the strategy holds itself, such as
     means, covariances, Gram matrices and prompts. The exemplars: ``exemplars``, images as stored; their ``labels``; the
-    ``lengths`` of images that are stored in a file format.
+    ``columns`` of numbers, such as logits, that are stored beside them; the ``lengths`` of images that are stored in a
+    file format.
 
     ``strict`` is everything. ``paper`` is the convention of Zhou et al., A Model or 603 Exemplars, ICLR 2023: float32
     backbone parameters and stored images; no head, no batch statistics.
@@ -40,6 +41,7 @@ class Bytes(TypedDict):
     statistics: int
     exemplars: int
     labels: int
+    columns: int
     lengths: int
     strict: int
     paper: int
@@ -50,7 +52,9 @@ def counted(measured: Bytes, convention: str) -> int:
     return measured["strict"] if convention == "strict" else measured["paper"]
 
 
-def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0) -> Bytes:
+def measure(
+    strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0, column_bytes: int = 0
+) -> Bytes:
     """The bytes of a strategy's state and of its exemplars.
 
     Args:
@@ -58,6 +62,7 @@ def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_by
         n_exemplars: images kept.
         exemplar_bytes: of all of them together, as stored.
         length_bytes: for each, to say where it ends.
+        column_bytes: of all that is stored beside them.
     """
     heads = {id(part) for module in strategy.modules() if _is_head(module, strategy) for part in module.modules()}
     owners = dict(strategy.named_modules(remove_duplicate=False))
@@ -89,14 +94,17 @@ def measure(strategy: Strategy, n_exemplars: int, exemplar_bytes: int, length_by
         statistics=own["statistics"],
         exemplars=0,
         labels=0,
+        columns=0,
         lengths=0,
         strict=parameters + buffers,
         paper=float32,
     )
-    return with_exemplars(state, n_exemplars, exemplar_bytes, length_bytes)
+    return with_exemplars(state, n_exemplars, exemplar_bytes, length_bytes, column_bytes)
 
 
-def with_exemplars(state: Bytes, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0) -> Bytes:
+def with_exemplars(
+    state: Bytes, n_exemplars: int, exemplar_bytes: int, length_bytes: int = 0, column_bytes: int = 0
+) -> Bytes:
     """The bytes of a state that was measured without exemplars, and of exemplars beside it.
 
     Args:
@@ -104,19 +112,22 @@ def with_exemplars(state: Bytes, n_exemplars: int, exemplar_bytes: int, length_b
         n_exemplars: images kept.
         exemplar_bytes: of all of them together, as stored.
         length_bytes: for each, to say where it ends.
+        column_bytes: of all that is stored beside them.
     """
     both = state.copy()
     both["exemplars"] = exemplar_bytes
     both["labels"] = n_exemplars * LABEL_BYTES
+    both["columns"] = column_bytes
     both["lengths"] = n_exemplars * length_bytes
-    both["strict"] += both["exemplars"] + both["labels"] + both["lengths"]
+    both["strict"] += both["exemplars"] + both["labels"] + both["columns"] + both["lengths"]
     both["paper"] += both["exemplars"]
     return both
 
 
 def measure_run(strategy: Strategy, exemplars: Exemplars) -> Bytes:
     """The bytes that a run carries now."""
-    return measure(strategy, len(exemplars), exemplars.image_bytes, exemplars.codec.length_bytes)
+    lengths = exemplars.codec.length_bytes
+    return measure(strategy, len(exemplars), exemplars.image_bytes, lengths, exemplars.column_bytes)
 
 
 class _Reads(TorchDispatchMode):

@@ -25,6 +25,7 @@ from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.experiment import plan
 from cil.experiment.progress import Progress
 from cil.experiment.run import run
+from cil.learning.state import under
 from cil.learning.strategy import Strategy
 from cil.memory.exemplars import Memory
 from cil.testing.lab import COUNTS, LONG, QUOTA_TOTAL, SHORT, Lab, TinyNet, equal_states, toy_dataset
@@ -105,6 +106,11 @@ def check_same_seed_same_result(lab: Lab) -> None:
 def check_frozen_stays_frozen(lab: Lab) -> None:
     """What has no gradient when training starts is the same when it ends, buffers of frozen parts included."""
     lab.trace()  # the watching trainer asserts it at each descent
+
+
+def check_gradients_change_no_parameter(lab: Lab) -> None:
+    """What a strategy does to gradients before a step changes no parameter: the optimiser alone takes the step."""
+    lab.trace()  # the watching trainer asserts it at each step
 
 
 def check_freezes_its_backbone_as_tagged(lab: Lab) -> None:
@@ -195,6 +201,26 @@ def check_quota_is_kept(lab: Lab) -> None:
         assert not len(labels) or int(labels.max()) < moment.task.n_seen, "an exemplar of a class not seen yet"
         strange = [i for i, image in enumerate(moment.exemplars["images"].numpy()) if image.tobytes() not in known]
         assert not strange, f"exemplars {strange} are not training images"
+
+
+def check_exemplar_columns_are_as_declared(lab: Lab) -> None:
+    """What lies beside exemplars has the declared widths, is each image's own, and stays as it was stored."""
+    before: dict[bytes, dict[str, np.ndarray]] = {}
+    for moment in lab.trace():
+        columns = {name: column.numpy() for name, column in under("columns", moment.exemplars).items()}
+        widths = {name: column.shape[1] for name, column in columns.items()}
+        declared = {} if lab.strategy.exemplar_free else lab.build().exemplar_columns(moment.task.n_seen)
+        assert widths == declared, f"columns of {widths}, declared are {declared}"
+        for name, together in moment.look.described.items():
+            alone = moment.look.described_alone[name]
+            assert torch.allclose(together, alone, rtol=1e-4, atol=1e-4), f"{name} depends on the other images"
+        stored = {}
+        for row, image in enumerate(moment.exemplars["images"].numpy()):
+            key, own = image.tobytes(), {name: column[row] for name, column in columns.items()}
+            for name, values in before.get(key, {}).items():
+                assert own[name][: len(values)].tobytes() == values.tobytes(), f"{name} of an exemplar has changed"
+            stored[key] = own
+        before = stored
 
 
 def check_exemplar_free_means_none(lab: Lab) -> None:

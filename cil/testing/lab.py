@@ -6,6 +6,7 @@ exemplar quota.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -143,12 +144,16 @@ class Look:
         changed: what predicting changed.
         together: scores of the images in one batch.
         alone: scores of the same images one by one.
+        described: what would be stored beside the images in one batch, by name.
+        described_alone: beside the same images one by one.
     """
 
     hidden: list[str]
     changed: list[str]
     together: Tensor
     alone: Tensor
+    described: dict[str, Tensor]
+    described_alone: dict[str, Tensor]
 
 
 @dataclass
@@ -280,17 +285,40 @@ class Lab:
 
 
 class WatchingTrainer(Trainer):
-    """A trainer that asserts that what is frozen when it starts is the same, bit for bit, when it ends."""
+    """A trainer that asserts what a strategy may not do while it learns.
+
+    What is frozen when it starts is the same, bit for bit, when it ends; ``gradients`` changes no parameter.
+    """
 
     def __init__(self, like: Trainer) -> None:
         self.__dict__.update(copy.copy(like).__dict__)
 
     def descend(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         before = {name: tensor.clone() for name, tensor in frozen(strategy).items()}
-        super().descend(strategy, *args, **kwargs)
+        with watched_gradients(strategy):
+            super().descend(strategy, *args, **kwargs)
         after = dict(strategy.state_dict())
         changed = [name for name, tensor in before.items() if name in after and not torch.equal(tensor, after[name])]
         assert not changed, f"frozen, yet changed while training: {', '.join(changed)}"
+
+
+@contextlib.contextmanager
+def watched_gradients(strategy: Strategy) -> Iterator[None]:
+    """In here ``gradients`` asserts that it changes no parameter."""
+    plain = strategy.gradients
+
+    def watched(trainer: Any) -> None:
+        before = [parameter.detach().clone() for parameter in strategy.parameters()]
+        plain(trainer)
+        same = all(map(torch.equal, before, strategy.parameters()))
+        assert same, "gradients changed a parameter; the optimiser does that, or stepped"
+
+    if type(strategy).gradients is not Strategy.gradients:
+        vars(strategy)["gradients"] = watched
+    try:
+        yield
+    finally:
+        vars(strategy).pop("gradients", None)
 
 
 def frozen(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
@@ -314,7 +342,9 @@ def equal_states(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(one.isnan(), other.isnan()):
+        return False
+    return torch.equal(torch.where(one.isnan(), 0, one), torch.where(other.isnan(), 0, other))
 
 
 @torch.inference_mode()
@@ -328,10 +358,12 @@ def look(strategy: Strategy) -> Look:
     modes, draws = _modes(strategy), _draws()
     together, _ = strategy(x), strategy.features(x)
     alone = torch.cat([strategy(one[None]) for one in x])
+    described, each = strategy.describe(x), [strategy.describe(one[None]) for one in x]
+    described_alone = {name: torch.cat([one[name] for one in each]) for name in described}
     changed = equal_states(tensors, dict(strategy.state_dict()))
     changed += ["a training mode"] * (modes != _modes(strategy))
     changed += ["a global random generator"] * (draws != _draws())
-    return Look(hidden, changed, together, alone)
+    return Look(hidden, changed, together, alone, described, described_alone)
 
 
 def _modes(strategy: Strategy) -> list[bool]:

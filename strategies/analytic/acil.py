@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.learning.frozen import RandomAnalytic
-from cil.ops.ridge import decompose
+from cil.ops.closed_form.ridge import decompose
 
 
 class ACIL(RandomAnalytic):

@@ -22,9 +22,9 @@ from cil.errors import check_number
 from cil.learning.frozen import Analytic
 from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
-from cil.ops.buffers import RandomFeatures
-from cil.ops.ridge import decompose
-from cil.ops.statistics import Statistics
+from cil.ops.closed_form.buffers import RandomFeatures
+from cil.ops.closed_form.ridge import decompose
+from cil.ops.closed_form.statistics import Statistics
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
 

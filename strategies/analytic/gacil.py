@@ -19,5 +19,6 @@ from cil.learning.frozen import RandomAnalytic
 class GACIL(RandomAnalytic):
     """Regress the labels of new and returning classes on random ReLU features of a frozen backbone.
 
-    Both parts of the update (``cil.ops.ridge.decompose``) are learned together, since regression is linear in them.
+    Both parts of the update (``cil.ops.closed_form.ridge.decompose``) are learned together, since regression is linear
+    in them.
     """

@@ -18,8 +18,8 @@ from cil.learning.frozen import Analytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
-from cil.ops.buffers import GaussianKernel
-from cil.ops.statistics import Statistics
+from cil.ops.closed_form.buffers import GaussianKernel
+from cil.ops.closed_form.statistics import Statistics
 
 
 class GKEAL(Analytic):

@@ -25,7 +25,7 @@ from cil.learning.frozen import RandomAnalytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
-from cil.ops.ridge import cholesky, solve
+from cil.ops.closed_form.ridge import cholesky, solve
 
 
 class RanPAC(RandomAnalytic):

@@ -25,8 +25,8 @@ from cil.errors import check_number
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
-from cil.ops.calibration import calibrated, similarity_weights
-from cil.ops.covariances import ClassCovariances
+from cil.ops.closed_form.calibration import calibrated, similarity_weights
+from cil.ops.closed_form.covariances import ClassCovariances
 
 
 class FeCAM(Prototypical):

@@ -18,8 +18,8 @@ from cil.learning.frozen import Frozen
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
+from cil.ops.closed_form.nearest import KeptFeatures
 from cil.ops.herding import herding
-from cil.ops.nearest import KeptFeatures
 
 
 class KNN(Frozen):

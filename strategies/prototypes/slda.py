@@ -20,8 +20,8 @@ from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
 from cil.nets.network import Network
+from cil.ops.closed_form.statistics import Statistics, mirror_, pack, packed_size, unpack
 from cil.ops.growing import extended
-from cil.ops.statistics import Statistics, mirror_, pack, packed_size, unpack
 
 
 class Discriminant(Statistics):

@@ -25,7 +25,7 @@ from cil.data.scenario import Task
 from cil.errors import check_number, unknown
 from cil.learning.frozen import CosinePrototypes
 from cil.nets.network import Network
-from cil.ops.calibration import FUSIONS, calibrated
+from cil.ops.closed_form.calibration import FUSIONS, calibrated
 
 
 class TEEN(CosinePrototypes):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cil.ops.closed_form.statistics import Statistics
 from cil.ops.growing import extended
-from cil.ops.statistics import Statistics
 
 
 class KeptFeatures(Statistics):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from cil.machine import distributed
+from cil.ops.closed_form.means import ClassMeans
+from cil.ops.closed_form.statistics import Statistics, packed_size
 from cil.ops.growing import extended
-from cil.ops.means import ClassMeans
-from cil.ops.statistics import Statistics, packed_size
 
 
 class ClassCovariances(Statistics):

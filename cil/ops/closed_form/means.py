@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from cil.machine import distributed
+from cil.ops.closed_form.statistics import Statistics
 from cil.ops.growing import extended
-from cil.ops.statistics import Statistics
 
 
 class ClassMeans(Statistics):

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cil.ops.statistics import Statistics
+from cil.ops.closed_form.statistics import Statistics
 
 
 class RandomFeatures(Statistics):

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from cil.errors import UserError
 from cil.machine import distributed
+from cil.ops.closed_form.statistics import Statistics, add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 from cil.ops.growing import extended
-from cil.ops.statistics import Statistics, add_gram_, mirror_, pack, packed_size, symmetric_product, unpack
 
 # Makes the samples of one piece, as often as it is called: pairs (n, M), (n, K), X in float32 or float64.
 Samples = Callable[[torch.dtype], Iterable[tuple[Tensor, Tensor]]]
