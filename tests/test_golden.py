@@ -22,7 +22,9 @@ from strategies.baselines.replay import Replay
 from strategies.growing.der import DER
 from strategies.growing.foster import FOSTER
 from strategies.growing.memo import MEMO
+from strategies.online.gem import GEM
 from strategies.prototypes.simplecil import SimpleCIL
+from strategies.regularisation.ewc import EWC
 from strategies.rehearsal.icarl import ICaRL
 from strategies.rehearsal.wa import WA
 from tests.recorded import network, recording, replay
@@ -87,6 +89,22 @@ def unbiased():
     return network(LinearHead(8, bias=False))
 
 
+class RecordedGEM(GEM):
+    """Exemplars pass before the batch, as in the released code, which moves batch statistics in another order."""
+
+    def fit(self, task, replay, trainer):
+        self.loop = trainer
+        super().fit(task, replay, trainer)
+        del self.loop, self.known
+
+    def loss(self, x, y):
+        self.known = super().references(self.loop)
+        return super().loss(x, y)
+
+    def references(self, trainer):
+        return self.known
+
+
 CLOSED = {"base_head": lambda s: s.helper}
 EXACT = {"width": 32, "gamma": 0.1, "products": "float64"}
 METHODS = {
@@ -101,6 +119,8 @@ METHODS = {
     "acil": Method(lambda: ACIL(unbiased(), **EXACT), CLOSED, 0, random_layer),
     "gacil": Method(lambda: GACIL(unbiased(), **EXACT), CLOSED, 0, random_layer, "acil"),
     "gkeal": Method(lambda: GKEAL(unbiased(), **EXACT | {"width": 24}), CLOSED, 0, centres),
+    "ewc": Method(lambda: EWC(network(), released=True, strength=1000.0), exemplars=0),
+    "gem": Method(lambda: RecordedGEM(network(), margin=0.0)),
     "simplecil": Method(
         lambda: SimpleCIL(network(CosineHead(8, scale=1.0))), {"head": lambda s: s.helper}, 0, scale=None
     ),
