@@ -31,7 +31,7 @@ RATES = {"epochs": 3, "lr": 0.05, "schedule": "cosine", "per_task": {1: {"epochs
 BATCH = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(5))
 
 # Options under which the methods are watched.
-RETRAINING = [{}, {"temperature": 3.0, "retrain_epochs": 0.5}]
+RETRAINING = [{}, {"temperature": 3.0, "retrain_epochs": 1.0, "retrain_schedule": "trainer", "fresh_head": True}]
 SHALLOW = [  # whether the shared part goes on learning after a first task of two classes
     ({"auxiliary": 0.7}, True),
     ({"few_classes": 1, "align": False}, False),
@@ -64,6 +64,7 @@ class Stage:
     after: State = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
     epochs_after: int = 0
+    decays: list[float] = field(default_factory=list)
     loss: float = 0.0
     y: list[int] = field(default_factory=list)
 
@@ -97,14 +98,14 @@ class Watched(Trainer):
         super().__init__(**options)
         self.courses = courses
 
-    def descend(self, strategy, data, replay=None, *, epochs=None):
+    def descend(self, strategy, data, replay=None, *, epochs=None, options=None):
         kept = np.zeros(6, dtype=np.int64) if replay is None else replay.counts(6)
         grouped = {id(parameter) for group in strategy.parameter_groups() for parameter in group["params"]}
         learns = {name for name, parameter in strategy.named_parameters() if id(parameter) in grouped}
         assert learns == {name for name, parameter in strategy.named_parameters() if parameter.requires_grad}
         stage = Stage(data.counts(6), kept, data, self.epochs, learns, state_of(strategy))
         self.courses[-1].stages.append(stage)
-        super().descend(strategy, data, replay, epochs=epochs)
+        super().descend(strategy, data, replay, epochs=epochs, options=options)
         stage.after, stage.epochs_after = state_of(strategy), self.epochs
         stage.y = [k % strategy.model.head.n_classes for k in range(len(BATCH))]
         with torch.no_grad():
@@ -113,6 +114,7 @@ class Watched(Trainer):
     def run_epoch(self, strategy, data, optimizer, stage, epoch):
         loss = super().run_epoch(strategy, data, optimizer, stage, epoch)
         self.courses[-1].stages[-1].rates.append(optimizer.param_groups[0]["lr"])
+        self.courses[-1].stages[-1].decays.append(optimizer.param_groups[0]["weight_decay"])
         return loss
 
 
@@ -123,7 +125,7 @@ class Listed(Trainer):
         super().__init__(epochs=epochs)
         self.lengths = []
 
-    def descend(self, strategy, data, replay=None, *, epochs=None):
+    def descend(self, strategy, data, replay=None, *, epochs=None, options=None):
         self.lengths.append(self.epochs if epochs is None else epochs)
 
 

@@ -238,10 +238,13 @@ def test_files_of_configuration(text, told, capsys, tmp_path):
 
 OPTIONS = {
     "WA": ["temperature -1", "temperature 0", "temperature .nan"],
-    "ICaRL": ["temperature -1", "keep -1"],
-    "DER": ["temperature -1", "auxiliary -1", "retrain_epochs 0", "retrain_epochs .inf"],
+    "ICaRL": ["temperature -1", "keep -1", "mean_over 0"],
+    "DER": ["temperature -1", "auxiliary -1", "retrain_epochs 0", "retrain_epochs .inf", "retrain_weight_decay -1"],
     "MEMO": ["auxiliary -1", "few_classes -1"],
-    "FOSTER": ["temperature -2", "keep -1", "beta_boost 1", "beta_compress -0.1", "compress_epochs -1"],
+    "FOSTER": [
+        *("temperature -2", "keep -1", "beta_boost 1", "beta_boost []", "beta_boost [2]", "beta_compress -0.1"),
+        *("compress_epochs -1", "compress_weight_decay -1", "images 0"),
+    ],
     "KNN": ["temperature -1", "k 0", "per_class 0"],
     "TEEN": ["alpha 2", "tau -1", "tau .inf"],
     "FeCAM": ["alpha -1", "beta -1", "tau -1", "ridge 0"],

@@ -52,6 +52,15 @@ def test_der_learns_its_head_anew_on_as_many_images_of_each_class():
         assert set(images) <= set(train)
 
 
+def test_der_keeps_its_head_of_old_features_or_draws_it_anew():
+    for options, fresh in (({}, False), ({"fresh_head": True}, True)):
+        courses = watched(DER, **options)
+        for index, (n_old, _, course) in enumerate(old_and_new(courses), start=1):
+            head, before = part(course.stages[0].before, "model.head"), part(courses[index - 1].ended, "model.head")
+            same = head["weight"][:n_old, : index * WIDTH] == before["weight"], head["bias"][:n_old] == before["bias"]
+            assert not any(values.any() for values in same) if fresh else all(values.all() for values in same)
+
+
 def test_der_draws_the_balanced_images_from_the_whole_class():
     courses = watched(DER)
     train = toy_scenario(SIZES).tasks[1].train.of_classes([2])

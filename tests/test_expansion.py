@@ -69,9 +69,9 @@ def weights_by_definition(counts, beta):
 )
 def test_effective_weights_equal_loops(counts, beta):
     got = effective_weights(torch.tensor(counts), beta)
-    assert got.dtype == torch.float32
-    assert got.tolist() == pytest.approx(weights_by_definition(counts, beta), rel=1e-5)
-    assert float(got.double().mean()) == pytest.approx(1, rel=1e-6)
+    assert got.dtype == torch.float64
+    assert got.tolist() == pytest.approx(weights_by_definition(counts, beta), rel=1e-9)
+    assert float(got.mean()) == pytest.approx(1, rel=1e-12)
 
 
 @settings(max_examples=20, deadline=None)

@@ -178,6 +178,29 @@ def test_the_shortcut_subsamples_and_pads_with_zeros(channels_in, channels, stri
     assert np.array_equal(block(x).detach().numpy(), expected)
 
 
+@pytest.mark.parametrize(("channels_in", "channels", "stride"), [(3, 6, 2), (3, 3, 1), (3, 3, 2)])
+def test_a_shortcut_may_be_a_convolution_where_the_size_changes(channels_in, channels, stride):
+    block = resnet.CifarBlock(channels_in, channels, stride, shortcut="B").eval()
+    nn.init.zeros_(block.conv2.weight)  # the other branch gives 0
+    x = torch.randn(2, channels_in, 6, 6)
+    if (channels, stride) == (3, 1):
+        assert block.projection is None
+        expected = x
+    else:
+        weight = block.projection[0].weight[:, :, 0, 0]
+        expected = torch.einsum("oc,bchw->bohw", weight, x[:, :, ::stride, ::stride]) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(block(x), expected.relu())
+
+
+def test_shortcuts_with_parameters_are_two_small_convolutions_more():
+    def size(**options):
+        return sum(p.numel() for p in Model(backbone="cifar_resnet20", backbone_args=options).build(3).parameters())
+
+    assert size(shortcut="B") - size() == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    with pytest.raises(UserError, match="a shortcut is 'A' or 'B', not 'C'"):
+        size(shortcut="C")
+
+
 def test_zeros_around_lie_half_before_and_half_after():
     x = torch.rand(2, 4, 6, 6)
     after, around = (resnet.CifarBlock(4, 10, 2, zeros).eval() for zeros in ("after", "around"))
@@ -254,6 +277,31 @@ def test_linear_rows_and_biases_start_as_those_of_torch():
         assert float(values.abs().max()) > 0.24
         assert float(values.std()) == pytest.approx(0.25 / 3**0.5, rel=0.1)
     assert len(head.weight.unique()) > 7000
+
+
+def test_linear_rows_may_start_as_those_of_pycil():
+    torch.manual_seed(0)
+    head = LinearHead(3, init="kaiming")
+    head.grow(2)
+    head.grow(500, 9)
+    bound = (3 / 12) ** 0.5
+    weight = head.weight.detach()
+    assert float(weight[:, 3:].abs().max()) <= bound
+    assert 0.99 * bound < float(weight[2:].abs().max()) <= bound
+    assert float(weight[2:].std()) == pytest.approx(1 / 12**0.5, rel=0.05)  # what keeps a variance of 1
+    assert not head.bias.any()
+    torch.nn.init.ones_(head.bias)
+    head.reset()
+    assert not head.bias.any()
+    assert 0.99 * bound < float(weight.abs().max()) <= bound
+
+
+def test_an_auxiliary_head_starts_as_the_networks_own():
+    torch.manual_seed(0)
+    network = Model(backbone="convnet2", head_args={"init": "kaiming"}).build(3)
+    assert not network.auxiliary_head(5).bias.any()
+    assert Model(backbone="convnet2").build(3).auxiliary_head(5).bias.all()
+    assert Model(backbone="convnet2", head="cosine").build(3).auxiliary_head(5).bias.all()
 
 
 def test_linear_scores_are_inner_products_plus_bias():
@@ -378,6 +426,11 @@ def test_a_path_without_module_is_refused(name):
 def test_a_head_argument_of_the_wrong_kind_is_refused():
     with pytest.raises(UserError, match=r"model\.head_args"):
         Model(backbone="convnet2", head="cosine", head_args={"scale": "wide"}).build(3)
+
+
+def test_an_unknown_start_of_a_head_is_refused():
+    with pytest.raises(UserError, match=r"model.head_args: .*init: no 'kaming'; did you mean 'kaiming'"):
+        Model(head_args={"init": "kaming"}).build(3)
 
 
 def test_an_unknown_head_is_refused():

@@ -17,12 +17,14 @@ from torch import nn
 
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
+from cil.experiment.run import run
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
 from cil.ops.alignment import align
 from cil.ops.distillation import distillation
 from cil.ops.freezing import freeze, frozen_copy, train_mode
 from cil.ops.growing import extended
+from cil.testing.lab import Lab
 from strategies.baselines.finetune import Finetune
 from strategies.rehearsal.icarl import ICaRL, binary_loss
 from strategies.rehearsal.wa import WA
@@ -317,13 +319,27 @@ def test_wa_aligns_at_the_end_and_drops_its_teacher(scale_bias):
 def test_wa_clips_and_goes_without_bias_when_asked():
     strategy, x, *_ = learning(WA, 3, 2, clip_weights=True, head_bias=False)
     assert strategy.model.head.bias is None
-    assert (strategy.model.head.weight < 0).any()
+    before = strategy.model.head.weight.detach().clone()
+    assert (before < 0).any()
     strategy.loss(x, torch.zeros(6, dtype=torch.int64))
-    assert (strategy.model.head.weight >= 0).all()
+    assert torch.equal(strategy.model.head.weight, before)
     with torch.no_grad():
-        strategy.model.head.weight[0, 0] = -1
-    strategy.end(task(range(3, 5)))
-    assert strategy.model.head.weight[0, 0] == 0
+        strategy.stepped()
+    assert torch.equal(strategy.model.head.weight, before.clamp(min=0))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_wa_has_no_negative_weight_after_any_step_but_where_the_toolboxes_have(clip):
+    seen = []
+
+    class Seen(WA):
+        def stepped(self):
+            super().stepped()
+            seen.append(float(self.model.head.weight.min()))
+
+    run(Lab(Seen, {} if clip else {"clip_weights": False}).experiment(sizes=(2, 2, 2)))
+    assert len(seen) > 20
+    assert all((lowest == 0) == clip for lowest in seen)
 
 
 def test_no_gradient_reaches_a_teacher():
@@ -363,6 +379,17 @@ def test_icarl_distils_the_old_columns():
     strategy, x, logits, target = learning(ICaRL, 3, 2, loss_form="softmax", keep=0.7, temperature=4.0)
     expected = cross_entropy(logits, y) + 0.7 * entropy_between(target, [row[:3] for row in logits], 4.0)
     assert strategy.loss(x, torch.tensor(y)).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_icarl_takes_the_mean_over_as_many_outputs_as_asked():
+    y, rate = torch.tensor([0, 2, 3, 4, 1, 3]), 2.0
+    (summed, x, *_), (mean, *_) = learning(ICaRL, 3, 2), learning(ICaRL, 3, 2, mean_over=100)
+    loss, whole = mean.loss(x, y), summed.loss(x, y)
+    assert loss.item() == pytest.approx(whole.item() / 100, rel=1e-12)
+    for strategy, value, own in ((mean, loss, rate), (summed, whole, rate / 100)):  # the same steps
+        value.backward()
+        torch.optim.SGD(strategy.model.parameters(), own, momentum=0.9).step()
+    torch.testing.assert_close(mean.model.head.weight, summed.model.head.weight, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("form", ["sigmoid", "softmax"])

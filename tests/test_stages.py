@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cil.data.augmentation import Augmentation
+from cil.errors import UserError
 from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.run import run
 from cil.learning.place import Place
@@ -30,6 +31,7 @@ from tests.courses import (
     Watched,
     called,
     differing,
+    drive,
     second_task,
     state_of,
     watched,
@@ -69,7 +71,7 @@ def cosine(lr: float, epochs: int) -> list[float]:
 
 STRETCHED = [
     (DER, RETRAINING[0], 30 / 170),
-    (DER, RETRAINING[1], 0.5),
+    (DER, RETRAINING[1], 1.0),
     (FOSTER, VARIANTS[0], 130 / 170),
     (FOSTER, VARIANTS[1], 0.5),
     (MEMO, SHALLOW[0][0], None),
@@ -115,6 +117,44 @@ def test_fractions_of_a_multistep_schedule_are_those_of_the_stage():
     first, second = (stage.rates for stage in trainer.courses[0].stages)
     assert first == pytest.approx([0.1, 0.1, 0.01, 0.001])
     assert second == pytest.approx([0.1] * 3 + [0.01] + [0.001] * 4)
+
+
+def test_a_stage_may_have_options_of_its_own():
+    trainer, data = placed(epochs=4, schedule="cosine", weight_decay=0.3), toy_scenario((2, 4)).tasks[0].train
+    own = {"schedule": "multistep", "milestones": [0.5], "gamma": 0.1, "weight_decay": 0.0, "lr": 0.2}
+    for options in (None, own, {}):
+        trainer.descend(learner(), data, options=options)
+        assert (trainer.schedule, trainer.weight_decay, trainer.lr) == ("cosine", 0.3, 0.1)
+        assert trainer.milestones is None
+    first, second, third = trainer.courses[0].stages
+    assert first.rates == third.rates == pytest.approx(cosine(0.1, 4))
+    assert second.rates == pytest.approx([0.2, 0.2, 0.02, 0.02])
+    assert [stage.decays[0] for stage in (first, second, third)] == [0.3, 0.0, 0.3]
+
+
+@pytest.mark.parametrize("key", ["weight_decays", "select_on", "steps_per_batch"])
+def test_a_stage_has_no_other_options_of_its_own(key):
+    with pytest.raises(UserError, match=f"trainer: no '{key}'"):
+        placed(epochs=1).descend(learner(), toy_scenario((2, 4)).tasks[0].train, options={key: 1})
+
+
+def test_the_head_is_learned_anew_at_a_rate_that_falls_once():
+    rates = {"epochs": 5, "lr": 0.05, "weight_decay": 0.02, "schedule": "cosine", "warmup_epochs": 1}
+    for course in drive(DER, sizes=(2, 4), trainer=rates, retrain_epochs=1.2)[1:]:
+        first, second = course.stages
+        assert (len(first.rates), set(first.decays)) == (5, {0.02})
+        assert second.rates == pytest.approx([0.05] * 3 + [0.005] * 3)
+        assert set(second.decays) == {5e-4}
+    plain = drive(DER, sizes=(2, 4), trainer=rates, retrain_schedule="trainer", retrain_weight_decay=None)
+    assert plain[1].stages[1].rates == pytest.approx([0.025])  # its warm-up
+    assert plain[1].stages[1].decays == [0.02]
+
+
+@pytest.mark.parametrize(("option", "decay"), [({}, 0.0), ({"compress_weight_decay": None}, 0.02)])
+def test_foster_compresses_with_a_weight_decay_of_its_own(option, decay):
+    rates = {"epochs": 2, "weight_decay": 0.02, "schedule": "constant"}
+    boost, compress = drive(FOSTER, sizes=(2, 4), trainer=rates, **option)[1].stages
+    assert (set(boost.decays), set(compress.decays)) == ({0.02}, {decay})
 
 
 def test_a_stage_that_fails_leaves_the_trainer_as_it_was():

@@ -15,7 +15,7 @@ while ``fit`` runs and must survive an interruption is a parameter or a buffer, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch.nn.functional as F
@@ -59,8 +59,9 @@ class GradientLoop(Protocol):
         *,
         epochs: int | None = None,
         drawn: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Minimise the strategy's ``loss`` over new data and exemplars: one stage of training."""
+        """Minimise the strategy's ``loss`` over new data and exemplars: one stage, maybe with options of its own."""
         ...
 
     def gradients_of(

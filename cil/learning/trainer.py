@@ -61,6 +61,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "select_on": (lambda v: v in TOLD, "last, validation or test"),
     "validation_share": (lambda v: 0 < v < 1, "within (0, 1)"),
 }
+# Those of which a stage may have its own: the others are decided for a task.
+OF_A_STAGE = RULES.keys() - {"select_on", "validation_share", "steps_per_batch"}
 # What a stream, whose images are seen once, allows, and why.
 ON_STREAM: dict[str, tuple[Any, str]] = {
     "epochs": (1, "its images are seen once; trainer.steps_per_batch makes more steps on each batch"),
@@ -217,6 +219,7 @@ class Trainer:
         *,
         epochs: int | None = None,
         drawn: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Minimise the strategy's loss over new data and exemplars, shuffled together, for ``epochs`` passes.
 
@@ -230,12 +233,18 @@ class Trainer:
                 None: the trainer's own.
             drawn: 0 shuffles exemplars among the new images, so that each is seen once in a pass; n draws exemplars for
                 each batch of new images, n times as many as it has, each draw uniform. A stream draws at least once.
+            options: other values of the trainer's options for this stage alone, such as ``{"weight_decay": 0.0}``.
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
             RuntimeError: the trainer was not given a place by ``at``, or a stream is to be passed more than once.
+            UserError: there is no such option, or a stage has none of its own.
         """
         place = self.placed()
+        chosen = {**(options or {}), **({} if epochs is None else {"epochs": epochs})}
+        for key in chosen:
+            if key not in OF_A_STAGE:
+                raise unknown("trainer", key, OF_A_STAGE)
         both = data
         if replay is not None and len(replay):
             if isinstance(data, FeatureSet):
@@ -246,11 +255,12 @@ class Trainer:
         self.columns = {} if isinstance(both, FeatureSet) else both.columns
         self.asked = type(strategy).batch_loss is not Strategy.batch_loss
         read = both if isinstance(both, FeatureSet) or place.ordered else near(both, place.device)
+        whole = {key: getattr(self, key) for key in chosen}
+        vars(self).update(chosen)
         optimizer = self.make_optimizer(strategy)
         self.flops_per_image, self.scaler = None, torch.amp.GradScaler("cuda", enabled=place.precision == "16-mixed")
         strategy.label_smoothing = self.label_smoothing
-        begin, whole = time.perf_counter(), self.epochs
-        self.epochs = whole if epochs is None else epochs
+        begin = time.perf_counter()
         best = Best(place.judge) if place.judge else None
         try:
             if place.ordered and self.epochs != 1:
@@ -273,7 +283,8 @@ class Trainer:
             if best:
                 self.peak_best = max(self.peak_best, sum(map(size, strategy.state_dict().values())))
         finally:
-            self.epochs, self.draws, self.columns = whole, None, {}
+            vars(self).update(whole)
+            self.draws, self.columns = None, {}
             del strategy.label_smoothing  # the class default again
             optimizer.zero_grad(set_to_none=True)
             strategy.eval()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.errors import check_number
+from cil.errors import check_number, unknown
 from cil.ops.growing import extended
+
+BOUNDS = {"torch": 1.0, "kaiming": math.sqrt(3)}  # values start uniform within this over the root of D
 
 
 class LinearHead(nn.Module):
@@ -18,10 +21,16 @@ class LinearHead(nn.Module):
     Args:
         num_features: D.
         bias: whether there is a b.
+        init: how rows start: ``torch``, uniform within 1 / sqrt(D), as is b; or ``kaiming``, uniform within
+            sqrt(3 / D), with a b of 0, as in the toolbox PyCIL (He et al., Delving Deep into Rectifiers, ICCV 2015,
+            for a linear layer).
     """
 
-    def __init__(self, num_features: int, bias: bool = True) -> None:
+    def __init__(self, num_features: int, bias: bool = True, init: Literal["torch", "kaiming"] = "torch") -> None:
         super().__init__()
+        if init not in BOUNDS:
+            raise unknown("init", init, BOUNDS)
+        self.init = init
         self.weight = nn.Parameter(torch.empty(0, num_features))
         self.bias = nn.Parameter(torch.empty(0)) if bias else None
 
@@ -33,20 +42,24 @@ class LinearHead(nn.Module):
     def grow(self, n_new: int, more_features: int = 0) -> None:
         """Append rows for new classes, and columns for features that come after the old ones.
 
-        What was there keeps every bit; the rest starts as ``torch.nn.Linear`` of the new size does.
+        What was there keeps every bit; the rest starts as that of a head of the new size does.
         """
-        self.weight = _grown(self.weight, n_new, more_features)
+        self.weight = _grown(self.weight, n_new, more_features, self.init)
         if self.bias is not None:
             bias = extended(self.bias.detach(), n_new)
-            bias[len(self.bias) :] = _drawn(n_new, num_features=self.weight.shape[1]).to(bias)
+            bias[len(self.bias) :] = self._first_bias(n_new).to(bias)
             self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
 
     @torch.no_grad()
     def reset(self) -> None:
         """Forget what was learned: fresh values for the same classes and features."""
-        self.weight.copy_(_drawn(*self.weight.shape, num_features=self.weight.shape[1]))
+        self.weight.copy_(_drawn(*self.weight.shape, num_features=self.weight.shape[1], init=self.init))
         if self.bias is not None:
-            self.bias.copy_(_drawn(self.n_classes, num_features=self.weight.shape[1]))
+            self.bias.copy_(self._first_bias(self.n_classes))
+
+    def _first_bias(self, n: int) -> Tensor:
+        """What n values of b start with."""
+        return torch.zeros(n) if self.init == "kaiming" else _drawn(n, num_features=self.weight.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""
@@ -91,17 +104,17 @@ class CosineHead(nn.Module):
         return self.scale * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
 
 
-def _drawn(*shape: int, num_features: int) -> Tensor:
-    """Values that ``torch.nn.Linear`` with so many features starts with."""
-    bound = 1 / math.sqrt(num_features)
+def _drawn(*shape: int, num_features: int, init: str = "torch") -> Tensor:
+    """Values that a layer with so many features starts with, by default those of ``torch.nn.Linear``."""
+    bound = BOUNDS[init] / math.sqrt(num_features)
     return torch.empty(shape).uniform_(-bound, bound)
 
 
-def _grown(old: nn.Parameter, rows: int, columns: int) -> nn.Parameter:
+def _grown(old: nn.Parameter, rows: int, columns: int, init: str = "torch") -> nn.Parameter:
     """A (K, D) matrix as the corner of a (K + rows, D + columns) matrix whose other values are drawn."""
     (n_old, n_columns), width = old.shape, old.shape[1] + columns
     weight = extended(extended(old.detach(), columns, 1), rows)
     if columns:
-        weight[:n_old, n_columns:] = _drawn(n_old, columns, num_features=width).to(old)
-    weight[n_old:] = _drawn(rows, width, num_features=width).to(old)
+        weight[:n_old, n_columns:] = _drawn(n_old, columns, num_features=width, init=init).to(old)
+    weight[n_old:] = _drawn(rows, width, num_features=width, init=init).to(old)
     return nn.Parameter(weight, requires_grad=old.requires_grad)

@@ -87,7 +87,8 @@ class Network(nn.Module):
 
     def auxiliary_head(self, n_classes: int) -> LinearHead:
         """A fresh head on the features of one backbone, beside the network's own: (B, D) -> (B, n_classes)."""
-        head = LinearHead(self.num_features)
+        init = self.head.init if isinstance(self.head, LinearHead) else "torch"
+        head = LinearHead(self.num_features, init=init)
         head.grow(n_classes)
         return head.to(self.head.weight)
 
@@ -117,7 +118,8 @@ class Model:
             and returns a module with ``num_features``; its module is imported.
         backbone_args: further arguments of the backbone, such as ``{stem: 3x3}`` for the ImageNet ResNets.
         head: ``linear``, or ``cosine`` (a learned scale times the cosine).
-        head_args: further arguments of the head, such as ``{scale: 16}`` for the cosine head.
+        head_args: further arguments of the head, such as ``{scale: 16}`` for the cosine head or ``{init: kaiming}``
+            for the linear one.
         weights: null (fresh), ``random`` (fresh, to be frozen), the path of a ``.safetensors``, ``.pth``, ``.pt`` or
             ``.bin`` file, in which ``{seed}`` stands for the run's init seed, ``package:NAME`` (an installed package
             that ships such a file), or ``hub`` (timm's own).

@@ -1,7 +1,7 @@
 """Residual networks without a classifier.
 
 He et al., Deep Residual Learning for Image Recognition, CVPR 2016. ``cifar`` is section 4.2 (three stages of 16, 32 and
-64 channels, shortcuts without parameters); ``imagenet`` is section 4.1, taken from torchvision.
+64 channels, by default with shortcuts without parameters); ``imagenet`` is section 4.1, taken from torchvision.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros (option A)."""
+    """Two 3x3 convolutions beside a shortcut.
 
-    def __init__(self, channels_in: int, channels: int, stride: int, zeros: str = "after") -> None:
+    Where the size changes, it subsamples and pads channels with zeros (option A), or is a 1x1 convolution with batch
+    normalisation (option B).
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int, zeros: str = "after", shortcut: str = "A") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -21,12 +25,18 @@ class CifarBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.stride, self.pad = stride, channels - channels_in
         self.before = self.pad // 2 if zeros == "around" else 0  # of the channels of zeros
+        self.projection: nn.Module | None = None
+        if shortcut == "B" and (self.pad or stride != 1):
+            convolution = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.projection = nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H / stride, W / stride)"""
         # In place, since no gradient needs what batch normalisation gave.
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
+        if self.projection is not None:
+            return F.relu(out.add_(self.projection(x)), inplace=True)
         short = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
         if self.pad:
             short = F.pad(short, (0, 0, 0, 0, self.before, self.pad - self.before))
@@ -41,32 +51,36 @@ class CifarResNet(nn.Module):
         in_channels: channels of the images.
         zeros: whether a shortcut pads channels with zeros ``after`` the old ones or, half before and half after,
             ``around`` them. Published weights are of one kind or the other, and their tensors do not tell.
+        shortcut: ``A``, those without parameters, or ``B``, 1x1 convolutions with batch normalisation where the size
+            changes, as in programs for few-shot sessions; He et al.'s names.
 
     Raises:
-        ValueError: the depth is not 6n + 2, or zeros are neither.
+        ValueError: the depth is not 6n + 2, or zeros or shortcut are neither.
     """
 
     num_features = 64
 
-    def __init__(self, depth: int = 32, in_channels: int = 3, zeros: str = "after") -> None:
+    def __init__(self, depth: int = 32, in_channels: int = 3, zeros: str = "after", shortcut: str = "A") -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has depth 6n + 2 (14, 20, 26, 32, 44, ...), not {depth}")
         if zeros not in ("after", "around"):
             raise ValueError(f"zeros are 'after' or 'around', not '{zeros}'")
+        if shortcut not in ("A", "B"):
+            raise ValueError(f"a shortcut is 'A' or 'B', not '{shortcut}'")
         n = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.stage1 = self._stage(16, 16, n, 1, zeros)
-        self.stage2 = self._stage(16, 32, n, 2, zeros)
-        self.stage3 = self._stage(32, 64, n, 2, zeros)
+        self.stage1 = self._stage(16, 16, n, 1, zeros, shortcut)
+        self.stage2 = self._stage(16, 32, n, 2, zeros, shortcut)
+        self.stage3 = self._stage(32, 64, n, 2, zeros, shortcut)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
-    def _stage(channels_in: int, channels: int, n: int, stride: int, zeros: str) -> nn.Sequential:
-        first = CifarBlock(channels_in, channels, stride, zeros)
+    def _stage(channels_in: int, channels: int, n: int, stride: int, zeros: str, shortcut: str) -> nn.Sequential:
+        first = CifarBlock(channels_in, channels, stride, zeros, shortcut)
         return nn.Sequential(first, *(CifarBlock(channels, channels, 1) for _ in range(n - 1)))
 
     @property
@@ -87,9 +101,9 @@ class CifarResNet(nn.Module):
         return self.pool(self.deep(self.shallow(x)))
 
 
-def cifar(depth: int = 32, in_channels: int = 3, zeros: str = "after") -> CifarResNet:
+def cifar(depth: int = 32, in_channels: int = 3, zeros: str = "after", shortcut: str = "A") -> CifarResNet:
     """A CIFAR ResNet without classifier; see :class:`CifarResNet`."""
-    return CifarResNet(depth, in_channels, zeros)
+    return CifarResNet(depth, in_channels, zeros, shortcut)
 
 
 LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}

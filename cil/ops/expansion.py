@@ -31,7 +31,7 @@ def auxiliary_loss(logits: Tensor, y: Tensor, n_old: int) -> Tensor:
 
 
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
-    """Weights of classes by their effective number of images, with mean 1: (K,) -> (K,).
+    """Weights of classes by their effective number of images, with mean 1: (K,) -> float64 (K,).
 
     (1 - beta) / (1 - beta^n), which is larger for classes with few images. Cui et al., Class-Balanced Loss Based on
     Effective Number of Samples, CVPR 2019, eq. 2.
@@ -41,7 +41,7 @@ def effective_weights(counts: Tensor, beta: float) -> Tensor:
         beta: within [0, 1); 0 weighs all classes alike.
     """
     weights = (1 - beta) / (1 - torch.pow(beta, counts.double()))
-    return (weights * len(counts) / weights.sum()).float()
+    return weights * len(counts) / weights.sum()
 
 
 def balanced_distillation(logits: Tensor, target: Tensor, weights: Tensor, temperature: float) -> Tensor:

@@ -2,8 +2,11 @@
 Incremental Task, CVPR 2023.
 
 As ACIL, with a Gaussian kernel to fixed centres in place of the random layer. The centres are features of images of the
-first task, chosen at random; they are real features, which whoever shares the state should know. The paper's
-augmented update for few shots is left out: its specification is not public.
+first task, chosen at random; they are real features, which whoever shares the state should know. The released code
+(github.com/ZHUANGHP/Analytic-continual-learning, 156bc02f) takes the first M in the order of its loader, which
+shuffles: as random. Its class has a width of 512, its command line one of 8,192 (``width``). With fewer features than
+centres it adds random mixtures of all of them, this of two. The paper's augmented update for few shots is left out
+there, too: its specification is not public.
 """
 
 from __future__ import annotations

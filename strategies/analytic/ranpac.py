@@ -7,8 +7,8 @@ weights depend on the order of tasks through the penalty, unless ``penalties`` h
 few images may leave the equations of all images unsolvable; then the next best is taken.
 
 The paper first tunes adapters in the first task; here a backbone that is not frozen learns all its weights in the first
-task instead. Images are split at random rather than in the loader's order, statistics are kept in float64 where the
-released code has float32, and no room is reserved for classes to come.
+task instead. Images are split at random, as in the released code (github.com/RanPAC/RanPAC, 698e00cc), whose loader
+shuffles them. Statistics are kept in float64, where that code has float32, and no room is reserved for classes to come.
 """
 
 from __future__ import annotations

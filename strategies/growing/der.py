@@ -4,13 +4,16 @@ Incremental Learning, CVPR 2021. Not to be confused with dark experience replay,
 Each task adds a whole backbone; one head reads the features of all. Where ours departs: the pruning of new backbones by
 learned channel masks is left out, as in the published toolboxes and in the comparisons at equal memory (Zhou et al., A
 Model or 603 Exemplars, ICLR 2023), so a task always costs one backbone. Those toolboxes also replace the paper's second
-stage, in which the head is learned anew on a balanced subset, by weight aligning; here both are there.
+stage, in which the head is learned anew on a balanced subset, by weight aligning; here both are there. That stage has
+the schedule and the weight decay of the released code (github.com/Rhyssiyan/DER-ClassIL.pytorch, 42269581), whose
+configurations also draw the whole head anew in each task (``fresh_head``). It draws it a second time when its warm-up
+of ten epochs ends, which is left out; ``trainer.warmup_epochs`` has the warm-up itself.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +40,11 @@ class DER(Strategy):
             aligning does (the toolboxes), ``none``.
         temperature: delta, by which scores are divided while the head is retrained.
         retrain_epochs: of ``retrain``, as a share of the trainer's epochs, rounded up.
+        retrain_schedule: of ``retrain``: ``step`` divides the rate by ten after half of its epochs, without a warm-up
+            (the released code), ``trainer`` takes the trainer's own.
+        retrain_weight_decay: of ``retrain``; null takes the trainer's.
+        fresh_head: draw the whole head anew in each task (the released code) instead of keeping what it has learned of
+            old features (the paper).
     """
 
     def __init__(
@@ -47,13 +55,19 @@ class DER(Strategy):
         balance: Literal["retrain", "align", "none"] = "retrain",
         temperature: float = 5.0,
         retrain_epochs: float = 30 / 170,
+        retrain_schedule: Literal["step", "trainer"] = "step",
+        retrain_weight_decay: float | None = 5e-4,
+        fresh_head: bool = False,
     ) -> None:
         super().__init__(model)
         check_number("strategy.auxiliary", auxiliary, least=0)
         check_number("strategy.temperature", temperature, above=0)
         check_number("strategy.retrain_epochs", retrain_epochs, above=0)
-        self.auxiliary, self.balance = auxiliary, balance
+        if retrain_weight_decay is not None:
+            check_number("strategy.retrain_weight_decay", retrain_weight_decay, least=0)
+        self.auxiliary, self.balance, self.fresh_head = auxiliary, balance, fresh_head
         self.temperature, self.retrain_epochs = temperature, retrain_epochs
+        self.retrain_schedule, self.retrain_weight_decay = retrain_schedule, retrain_weight_decay
         self.later = nn.ModuleList()  # the backbones of the second task and those after it
 
     @property
@@ -70,6 +84,8 @@ class DER(Strategy):
         self.n_old, self.retraining = task.n_old, False
         for backbone in self.backbones[:-1]:
             freeze(backbone)
+        if task.index and self.fresh_head:
+            self.model.head.reset()
         self.helper = self.model.auxiliary_head(1 + task.n_new) if task.n_old and self.auxiliary else None
 
     def features(self, x: Tensor) -> Tensor:
@@ -86,8 +102,17 @@ class DER(Strategy):
             few = int(replay.counts(task.n_seen).max())
             chosen = [torch.nonzero(task.train.labels == c).flatten() for c in task.new]
             chosen = [index[torch.randperm(len(index))[:few]] for index in chosen]
-            epochs = trainer.share(self.retrain_epochs)
-            trainer.descend(self, task.train.subset(torch.cat(chosen)), replay, epochs=epochs)
+            epochs, options = trainer.share(self.retrain_epochs), self.retraining_options()
+            trainer.descend(self, task.train.subset(torch.cat(chosen)), replay, epochs=epochs, options=options)
+
+    def retraining_options(self) -> dict[str, Any]:
+        """The trainer's options in the stage that learns the head anew, where they are not the trainer's own."""
+        options: dict[str, Any] = {}
+        if self.retrain_schedule == "step":
+            options = {"schedule": "multistep", "milestones": [0.5], "gamma": 0.1, "warmup_epochs": 0}
+        if self.retrain_weight_decay is not None:
+            options["weight_decay"] = self.retrain_weight_decay
+        return options
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         features = self.features(x)  # (B, T D)
