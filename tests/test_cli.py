@@ -238,7 +238,7 @@ def test_files_merge_from_left_to_right_and_flags_win(capsys, tmp_path):
     assert shown["strategy"] == {
         "class_path": "strategies.rehearsal.wa.WA",
         "init_args": {
-            **{"temperature": 4.0, "clip_weights": False, "head_bias": True},
+            **{"temperature": 4.0, "clip_weights": True, "head_bias": True},
             **{"scale_bias": False, "only_shrink": False},
         },
     }
