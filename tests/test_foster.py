@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from cil.experiment.run import run
 from cil.nets.heads import LinearHead
 from cil.nets.network import Network
-from cil.testing.lab import QUOTA_TOTAL, TinyNet, toy_dataset, toy_scenario
+from cil.testing.lab import QUOTA_TOTAL, Lab, TinyNet, toy_dataset, toy_scenario
 from strategies.growing.foster import FOSTER, Pair
 from tests.courses import (
     BATCH,
@@ -157,6 +158,29 @@ def test_the_counts_by_hand_are_those_of_the_stages():
         for stage in (boost, compress):
             assert (stage.data + stage.replay)[: len(counts_by_hand(index))].tolist() == counts_by_hand(index)
         assert np.array_equal(boost.images.raw(), compress.images.raw())
+
+
+def test_the_pair_goes_before_anything_is_evaluated():
+    order = []
+
+    class Told(FOSTER):
+        def end(self, task):
+            super().end(task)
+            order.append(("end", self.pair is None))
+
+        def selected(self, task):
+            super().selected(task)
+            order.append(("selected", self.pair is None))
+
+        def features(self, x):
+            order.append(("features", self.pair is None))
+            return super().features(x)
+
+    run(Lab(Told, {}).experiment(sizes=(2, 4)))
+    last = order[[index for index, (name, _) in enumerate(order) if name == "end"][-1] :]
+    assert [step for index, step in enumerate(last) if not index or step != last[index - 1]] == [
+        *[("end", False), ("features", False), ("selected", True), ("features", True)]
+    ]
 
 
 def test_a_class_without_images_weighs_like_one_with_a_single_image():

@@ -132,6 +132,18 @@ def test_a_method_takes_the_steps_of_official_code(name):
     assert learned >= 12
 
 
+def test_the_pair_of_foster_herds_and_one_network_is_left():
+    record = recording("foster")
+    options = {"scored": "compressed", "images": 500, "compress_epochs": 1.0}
+    chosen = {}
+    for herding in ("pair", "scored"):
+        found, _ = replay(record, lambda: FOSTER(network(), herding=herding, **options), BOOSTED)  # noqa: B023
+        assert found[-1].strategy.pair is None
+        chosen[herding] = [after.exemplars for after in found]
+    assert chosen["pair"] == [task["after"]["exemplars"] for task in record["tasks"]]
+    assert chosen["scored"] != chosen["pair"]
+
+
 def test_another_temperature_is_noticed():
     record = recording("wa")
     _, trainer = replay(record, lambda: WA(network(), clip_weights=False, temperature=1.0), ONE)

@@ -179,7 +179,10 @@ def select(
     capacity = exemplars.memory.capacity(task.n_seen)
     if capacity is not None and len(exemplars) > capacity:
         raise RuntimeError(f"{len(exemplars)} exemplars after task {task.index}, the memory allows {capacity}")
-    return known
+    if type(strategy).selected is Strategy.selected:
+        return known
+    strategy.selected(task)
+    return None  # features of what is left may be others
 
 
 def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[str, int]:

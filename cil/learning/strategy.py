@@ -8,9 +8,9 @@ That one state is what is counted, checkpointed, restored and deployed. For each
     strategy.fit(...)            learn; by default trainer.descend, which calls loss() for each batch
     strategy.end(task)           settle: align, merge, calibrate; drop what is not carried
 
-then it selects exemplars with ``features`` and evaluates with ``forward``. After ``end`` the names and shapes in the
-``state_dict`` must be those that ``grow`` made, because a restored strategy is rebuilt by ``grow`` alone. What changes
-while ``fit`` runs and must survive an interruption is a parameter or a buffer, too.
+then it selects exemplars with ``features``, calls ``selected(task)`` and evaluates with ``forward``. By then the names
+and shapes in the ``state_dict`` must be those that ``grow`` made, because a restored strategy is rebuilt by ``grow``
+alone. What changes while ``fit`` runs and must survive an interruption is a parameter or a buffer, too.
 """
 
 from __future__ import annotations
@@ -215,6 +215,12 @@ class Strategy(nn.Module):
         Called once for each image, when it is taken up, after :meth:`end`.
         """
         return {}
+
+    def selected(self, task: Task) -> None:
+        """Follow the selection of exemplars, before anything is evaluated or counted: drop what that alone needed.
+
+        A method whose exemplars are chosen by the features of more than it carries keeps it until here.
+        """
 
     def features(self, x: Tensor) -> Tensor:
         """What herding and nearest means compare: (B, C, H, W) -> (B, D)."""

@@ -8,7 +8,8 @@ authors' code and in PyCIL (``compress_weight_decay``). The authors give ``beta_
 CIFAR-100 in ten tasks from 0.98 down to 0.94 (github.com/G-U-N/ECCV22-FOSTER, 8f8dac62); PyCIL has 0.96, their mean.
 PyCIL evaluates the pair after each task, while the published number of parameters is that of the one network (Zhou et
 al., Class-Incremental Learning: A Survey, TPAMI 2024); here ``scored`` says which is scored, and that one is carried
-and counted. Scoring the pair means carrying it beside the compressed network.
+and counted. Scoring the pair means carrying it beside the compressed network. Exemplars are chosen by the pair's
+features in either case (``herding``).
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class FOSTER(Strategy):
         beta_compress: beta of the weights of soft targets while compressing; 0 for none.
         compress_epochs: of the compression, as a share of the trainer's epochs, rounded up.
         compress_weight_decay: of the compression; null takes the trainer's.
+        herding: whose features choose exemplars: those of the ``pair``, as in the released code, or of the network that
+            is ``scored``.
         images: how many each new class counts in both effective numbers; null counts them. The released code has 500.
     """
 
@@ -82,6 +85,7 @@ class FOSTER(Strategy):
         beta_compress: float = 0.97,
         compress_epochs: float = 130 / 170,
         compress_weight_decay: float | None = 0.0,
+        herding: Literal["pair", "scored"] = "pair",
         images: int | None = None,
     ) -> None:
         super().__init__(model)
@@ -104,7 +108,7 @@ class FOSTER(Strategy):
             check_number("strategy.images", images, least=1, whole=True)
         self.scored, self.temperature, self.keep = scored, temperature, keep
         self.beta_boost, self.beta_compress, self.compress_epochs = beta_boost, beta_compress, compress_epochs
-        self.compress_weight_decay, self.images = compress_weight_decay, images
+        self.compress_weight_decay, self.herding, self.images = compress_weight_decay, herding, images
         self.pair: Pair | None = None
 
     @property
@@ -169,8 +173,12 @@ class FOSTER(Strategy):
 
     def end(self, task: Task) -> None:
         self.helper = None  # not carried, not charged
+        if self.herding == "scored":
+            self.selected(task)
+
+    def selected(self, task: Task) -> None:
         if self.scored == "compressed":
-            self.pair = None
+            self.pair = None  # not carried, not charged
 
     def features(self, x: Tensor) -> Tensor:
         return self.model.features(x) if self.pair is None else self.pair.features(x)
