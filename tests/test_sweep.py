@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
+import lzma
 import os
 import random
 import re
@@ -15,6 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,11 +174,36 @@ def test_bytes_are_passed_through(tmp_path):
     ]
 
 
+# Options of strategies that are younger than published runs, with the values that do what was done then.
+SINCE = {
+    **{"retrain_schedule": "step", "retrain_weight_decay": 5e-4, "fresh_head": False},  # no such stage with `align`
+    **{"compress_weight_decay": None, "herding": "scored", "images": None, "mean_over": None},
+}
+# Sweeps without published runs.
+UNPUBLISHED = ("cifar100_penalty_or_replay", "cifar100_trained", "digits_penalty_or_replay", "quick")
+
+
+@functools.cache
+def published() -> dict[str, dict[str, Any]]:
+    """The strategies' options of published runs, by run folder."""
+    found = {}
+    for path in (ROOT / "results").glob("*/runs.jsonl.xz"):
+        for line in lzma.decompress(path.read_bytes()).splitlines():
+            given = json.loads(line)["results"]["config"]
+            found[given["run_dir"]] = given["strategy"].get("init_args") or {}
+    return found
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_sweep_of_the_repository_is_one(monkeypatch, path):
     monkeypatch.chdir(ROOT)
     runs = sweeps.expand(sweeps.read(str(path)))
     assert runs and (len(runs) == 8 or path.stem != "quick")
+    pairs = [(run, published()[run.config["run_dir"]]) for run in runs if run.config["run_dir"] in published()]
+    assert len(pairs) > 10 or path.stem in UNPUBLISHED
+    for run, before in pairs:
+        now = run.config["strategy"].get("init_args") or {}
+        assert {key: {**SINCE, **before}.get(key, "?") for key in now} == now, run.name
 
 
 def test_the_documented_example_is_a_sweep(monkeypatch, tmp_path):
