@@ -239,6 +239,7 @@ def test_files_of_configuration(text, told, capsys, tmp_path):
 OPTIONS = {
     "WA": ["temperature -1", "temperature 0", "temperature .nan"],
     "ICaRL": ["temperature -1", "keep -1", "mean_over 0"],
+    "LwF": ["temperature 0", "keep -1", "warm_up -0.5"],
     "DER": ["temperature -1", "auxiliary -1", "retrain_epochs 0", "retrain_epochs .inf", "retrain_weight_decay -1"],
     "MEMO": ["auxiliary -1", "few_classes -1"],
     "FOSTER": [

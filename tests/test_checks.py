@@ -22,6 +22,7 @@ VARIANTS = {
     "gkeal": [{"sigma": None}],
     "fetril": [{"classifier": "sgd"}],
     "ewc": [{"released": True, "strength": 1000.0}],
+    "lwf": [{"keep": 3.0, "warm_up": 0.0}],
     "mas": [{"columns": "all"}],
     "der_dark": [{"beta": 0.0}],
     "gem": [{"memory_batch": 4, "columns": "all"}],

@@ -25,6 +25,7 @@ from strategies.growing.memo import MEMO
 from strategies.online.gem import GEM
 from strategies.prototypes.simplecil import SimpleCIL
 from strategies.regularisation.ewc import EWC
+from strategies.regularisation.lwf import LwF
 from strategies.rehearsal.icarl import ICaRL
 from strategies.rehearsal.wa import WA
 from tests.recorded import network, recording, replay
@@ -102,6 +103,7 @@ METHODS = {
     "gacil": Method(lambda: GACIL(unbiased(), **EXACT), CLOSED, 0, random_layer, "acil"),
     "gkeal": Method(lambda: GKEAL(unbiased(), **EXACT | {"width": 24}), CLOSED, 0, centres),
     "ewc": Method(lambda: EWC(network(), released=True, strength=1000.0), exemplars=0),
+    "lwf": Method(lambda: LwF(network(), keep=3.0, warm_up=0.0), exemplars=0),
     "gem": Method(lambda: RecordedGEM(network(), margin=0.0)),
     "simplecil": Method(
         lambda: SimpleCIL(network(CosineHead(8, scale=1.0))), {"head": lambda s: s.helper}, 0, scale=None
