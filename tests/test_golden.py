@@ -23,12 +23,13 @@ from strategies.growing.der import DER
 from strategies.growing.foster import FOSTER
 from strategies.growing.memo import MEMO
 from strategies.online.gem import GEM
+from strategies.prototypes.fetril import FeTrIL
 from strategies.prototypes.simplecil import SimpleCIL
 from strategies.regularisation.ewc import EWC
 from strategies.regularisation.lwf import LwF
 from strategies.rehearsal.icarl import ICaRL
 from strategies.rehearsal.wa import WA
-from tests.recorded import network, recording, replay
+from tests.recorded import network, problem, recording, replay
 
 ONE = {"head": lambda s: s.model.head}
 TWO = {**ONE, "auxiliary_head": lambda s: s.helper}
@@ -104,6 +105,9 @@ METHODS = {
     "gkeal": Method(lambda: GKEAL(unbiased(), **EXACT | {"width": 24}), CLOSED, 0, centres),
     "ewc": Method(lambda: EWC(network(), released=True, strength=1000.0), exemplars=0),
     "lwf": Method(lambda: LwF(network(), keep=3.0, warm_up=0.0), exemplars=0),
+    "fetril": Method(
+        lambda: FeTrIL(network(), classifier="sgd", restart=False), {"head": lambda s: s.linear}, exemplars=0
+    ),
     "gem": Method(lambda: RecordedGEM(network(), margin=0.0)),
     "simplecil": Method(
         lambda: SimpleCIL(network(CosineHead(8, scale=1.0))), {"head": lambda s: s.helper}, 0, scale=None
@@ -151,3 +155,13 @@ def test_another_temperature_is_noticed():
     _, trainer = replay(record, lambda: WA(network(), clip_weights=False, temperature=1.0), ONE)
     wanted = record["tasks"][1]["stages"][0]["epochs"][0]["loss"]
     assert abs(trainer.losses[1, 0][0] - wanted[0]) > 1e-4
+
+
+def test_the_support_vector_machine_of_fetril_is_right_as_often_as_that_of_official_code():
+    record = recording("fetril")
+    found, _ = replay(record, lambda: FeTrIL(network()), {"head": lambda s: s.helper}, exemplars=0)
+    labels = problem()["test_labels"]
+    for task, after in zip(record["tasks"], found, strict=True):
+        own = labels[labels < task["classes_after"]]
+        percent = 100 * float(np.mean(np.array(after.predictions) == own))
+        assert round(percent, 2) == task["after"]["svm_accuracy_percent"]

@@ -304,6 +304,29 @@ def test_the_most_similar_class_is_not_the_nearest_one():
     x, y = with_absent_classes(features, torch.tensor([1, 1, 2, 2]), means)
     assert y.tolist() == [1, 1, 2, 2, 0, 0]
     torch.testing.assert_close(x[4:], torch.tensor([[0.0, 0.0], [2.0, 0.0]]), rtol=0, atol=1e-6)
+    x, y = with_absent_classes(features, torch.tensor([1, 1, 2, 2]), means, "euclidean")
+    assert y.tolist() == [1, 1, 2, 2, 0, 0]
+    torch.testing.assert_close(x[4:], torch.tensor([[0.9, 0.0], [1.1, 0.0]]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_linear_head_that_goes_on_starts_from_its_rows(frozen, monkeypatch):
+    starts, ends, descend = [], [], Trainer.descend
+
+    def noted(self, strategy, data, *args, **kwargs):
+        starts.append((isinstance(data, FeatureSet), strategy.linear.weight.detach().clone()))
+        descend(self, strategy, data, *args, **kwargs)
+        ends.append(strategy.linear.weight.detach().clone())
+
+    monkeypatch.setattr(Trainer, "descend", noted)
+    lessons = teach(FeTrIL, frozen=frozen, restart=False, **SGD)
+    assert [features for features, _ in starts] == [frozen, True, True]  # with the backbone, where that learns
+    for (_, start), before in zip(starts[1:], ends, strict=False):
+        assert torch.equal(start[: len(before)], before)
+    for lesson, end in zip(lessons, ends, strict=True):
+        assert torch.equal(lesson.state["linear.weight"], end)
+        assert "helper.weight" not in lesson.state
+    assert not any(torch.equal(start, end) for (_, start), end in zip(starts, ends, strict=True))
 
 
 def test_a_class_that_returns_is_learned_from_its_features_alone_and_moved_by_their_own_mean():
@@ -315,18 +338,21 @@ def test_a_class_that_returns_is_learned_from_its_features_alone_and_moved_by_th
 
 
 @pytest.mark.parametrize("stream", ["new classes", "returning classes"])
-@pytest.mark.parametrize("penalty", [1.0, 0.01])
-def test_fetril_is_the_support_vector_machine_of_the_same_arrays(stream, penalty):
-    lessons = teach(FeTrIL, None if stream == "new classes" else returning(), penalty=penalty, **SVC)
+@pytest.mark.parametrize(("penalty", "unit"), [(1.0, True), (0.01, False)])
+def test_fetril_is_the_support_vector_machine_of_the_same_arrays(stream, penalty, unit):
+    options = {"penalty": penalty, "unit_length": unit, **SVC}
+    lessons = teach(FeTrIL, None if stream == "new classes" else returning(), **options)
     for lesson in lessons:
-        x, y = translated(lesson, means_of(lesson))
+        (x, y), test = translated(lesson, means_of(lesson)), lesson.test
+        if unit:
+            x, test = (np.array([row / math.sqrt(float(row @ row)) for row in rows]) for rows in (x, test))
         assert sorted(set(y.tolist())) == list(range(lesson.task.n_seen))
         machine = LinearSVC(C=penalty, dual="auto", random_state=0).fit(x, y)
-        expected = machine.decision_function(lesson.test)
+        expected = machine.decision_function(test)
         if lesson.task.n_seen == 2:  # one hyperplane
             expected = np.stack([-expected, expected], 1)
         np.testing.assert_allclose(lesson.scores, expected, rtol=1e-4, atol=1e-5)
-        assert lesson.scores.argmax(1).tolist() == machine.predict(lesson.test).tolist()
+        assert lesson.scores.argmax(1).tolist() == machine.predict(test).tolist()
 
 
 @functools.cache

@@ -6,9 +6,14 @@ The backbone is frozen after the first task. For each old class, features of the
 and these pseudo-features of the old ones. Class means are all that is carried beside the classifier. Where classes
 return, which the paper does not treat, all classes of the task count as new here, and those absent from it as old.
 
-``classifier: svc`` is the paper's one-against-rest linear support vector machine (scikit-learn's LinearSVC);
-``classifier: sgd`` learns a linear head with the trainer's options (the published ones: 50 epochs, rate 0.05, cosine),
-from fresh weights in each task.
+``classifier: svc`` is the paper's one-against-rest linear support vector machine (scikit-learn's LinearSVC). It sees
+features of unit length, as in both released programs. ``classifier: sgd`` learns a linear head with the trainer's options
+(the published ones: 50 epochs, rate 0.05, cosine), from fresh weights in each task.
+
+Where programs differ: the authors' takes the nearest mean by Euclidean distance (``similarity: euclidean``); that of
+PyCIL lets the head that learned with the backbone go on (``restart: false``). What remains: the authors' program leaves
+the first 512 features of a task at their own length and solves the primal problem to a tolerance of its own; PyCIL
+trains the first task with AutoAugment and Cutout, which the strategy does not choose here.
 """
 
 from __future__ import annotations
@@ -36,20 +41,39 @@ class FeTrIL(Prototypical):
         model: backbone and head without classes.
         classifier: ``svc`` (a linear support vector machine) or ``sgd`` (a linear head with the trainer's options).
         penalty: C of the support vector machine.
+        unit_length: whether the support vector machine sees features of unit length; a linear head never does.
+        similarity: which new class lends its features: that of the largest ``cosine`` between means, or of the smallest
+            ``euclidean`` distance.
+        restart: whether a linear head starts anew in each task; false: the one that learned with the backbone goes on.
     """
 
     linear: LinearHead
 
-    def __init__(self, model: Network, *, classifier: Literal["svc", "sgd"] = "svc", penalty: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: Network,
+        *,
+        classifier: Literal["svc", "sgd"] = "svc",
+        penalty: float = 1.0,
+        unit_length: bool = True,
+        similarity: Literal["cosine", "euclidean"] = "cosine",
+        restart: bool = True,
+    ) -> None:
         super().__init__(model)
         check_number("strategy.penalty", penalty, above=0)
-        self.classifier, self.penalty = classifier, penalty
+        self.classifier, self.penalty, self.unit_length = classifier, penalty, unit_length
+        self.similarity, self.restart = similarity, restart
 
     def grow(self, task: Task) -> None:
         super().grow(task)
         if task.index == 0:
             self.linear = LinearHead(self.model.num_features)
         self.linear.grow(task.n_new)
+
+    def begin(self, task: Task) -> None:
+        super().begin(task)
+        if self.helper is not None and self.classifier == "sgd" and not self.restart:
+            self.helper = self.linear  # the backbone learns with the head that goes on
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         if x.dim() == 2:  # features, after the first task's images
@@ -59,13 +83,14 @@ class FeTrIL(Prototypical):
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         super().observe(task, features, labels, trainer)
         every, own = distributed.gather(features), distributed.gather(labels)
-        x, y = with_absent_classes(every, own, self.prototypes.means.float())
+        x, y = with_absent_classes(every, own, self.prototypes.means.to(every), self.similarity)
         if task.n_seen == 1:
             return  # one class alone: any score is right
         if self.classifier == "svc":
-            self.fit_svc(x, y)
-        else:
-            self.linear.reset()
+            self.fit_svc(self.seen(x), y)
+        elif self.restart or task.index or self.model.frozen:  # else it has learned with the backbone
+            if self.restart:
+                self.linear.reset()
             trainer.descend(self, FeatureSet(x, y))
 
     def fit_svc(self, x: Tensor, y: Tensor) -> None:
@@ -81,11 +106,17 @@ class FeTrIL(Prototypical):
             assert self.linear.bias is not None
             self.linear.bias.copy_(bias)
 
+    def seen(self, features: Tensor) -> Tensor:
+        """What the classifier gets of features: (N, D) -> (N, D)."""
+        return F.normalize(features, dim=1) if self.classifier == "svc" and self.unit_length else features
+
     def scores(self, features: Tensor) -> Tensor:
-        return self.linear(features)
+        return self.linear(self.seen(features))
 
 
-def with_absent_classes(features: Tensor, labels: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def with_absent_classes(
+    features: Tensor, labels: Tensor, means: Tensor, similarity: Literal["cosine", "euclidean"] = "cosine"
+) -> tuple[Tensor, Tensor]:
     """A task's features, followed by pseudo-features of each class that is absent from it.
 
     An absent class gets all features of the class with the most similar mean, moved so that their mean is its own.
@@ -94,6 +125,7 @@ def with_absent_classes(features: Tensor, labels: Tensor, means: Tensor) -> tupl
         features: of the task's images (N, D).
         labels: (N,).
         means: of all classes (K, D).
+        similarity: of means: ``cosine`` or ``euclidean``, the smallest distance.
 
     Returns:
         Features (N', D) and labels (N',).
@@ -101,7 +133,10 @@ def with_absent_classes(features: Tensor, labels: Tensor, means: Tensor) -> tupl
     xs, ys = [features], [labels]
     present = labels.unique()
     here = torch.stack([features[labels == label].double().mean(0) for label in present]).to(means)  # (K', D)
-    similar = F.normalize(means, dim=1) @ F.normalize(here, dim=1).T  # (K, K')
+    if similarity == "cosine":
+        similar = F.normalize(means, dim=1) @ F.normalize(here, dim=1).T  # (K, K')
+    else:
+        similar = -torch.cdist(means, here)  # (K, K')
     for absent in sorted(set(range(len(means))) - set(present.tolist())):
         nearest = int(similar[absent].argmax())
         source = features[labels == present[nearest]]
