@@ -255,10 +255,12 @@ def test_dsal_without_compensation_is_acil():
         assert other.state["second.weight"].any()
 
 
+@pytest.mark.parametrize("residual_batch", [None, 7])
 @pytest.mark.parametrize("stream", ["new classes", "returning classes"])
-def test_dsal_is_the_two_streams_written_out(stream):
+def test_dsal_is_the_two_streams_written_out(stream, residual_batch):
     scenario = None if stream == "new classes" else returning()
     options = {"compensation": 0.8, "compensation_gamma": 0.02, "gamma": 0.3, "width": 20}
+    options["residual_batch"] = residual_batch
     lessons = teach(DSAL, scenario, **options, **EXACT)
     eye = np.eye(20)
     gram, cross, second_gram, second_cross = (np.zeros((20, n)) for n in (20, 0, 20, 0))
@@ -268,13 +270,16 @@ def test_dsal_is_the_two_streams_written_out(stream):
         cross, second_cross = (np.hstack([q, np.zeros((20, n_new))]) for q in (cross, second_cross))
         targets = one_hot(lesson.y, lesson.task.n_seen)
         targets[:, :n_old] = 0
-        u = lesson.x.astype(np.float64) @ layer
-        gram, cross = gram + relu(u).T @ relu(u), cross + relu(u).T @ targets
-        main = np.linalg.solve(gram + 0.3 * eye, cross)
-        residual = targets - relu(u) @ main
-        cleansed = max(cleansed, abs(residual[:, :n_old]).max(initial=0))
-        residual[:, :n_old] = 0
-        second_gram, second_cross = second_gram + np.tanh(u).T @ np.tanh(u), second_cross + np.tanh(u).T @ residual
+        every = lesson.x.astype(np.float64) @ layer
+        for start in range(0, len(every), residual_batch or len(every)):
+            batch = slice(start, start + (residual_batch or len(every)))
+            u, y = every[batch], targets[batch]
+            gram, cross = gram + relu(u).T @ relu(u), cross + relu(u).T @ y
+            main = np.linalg.solve(gram + 0.3 * eye, cross)
+            residual = y - relu(u) @ main
+            cleansed = max(cleansed, abs(residual[:, :n_old]).max(initial=0))
+            residual[:, :n_old] = 0
+            second_gram, second_cross = second_gram + np.tanh(u).T @ np.tanh(u), second_cross + np.tanh(u).T @ residual
         second = np.linalg.solve(second_gram + 0.02 * eye, second_cross)
         np.testing.assert_allclose(weight(lesson), main, **CLOSE)
         np.testing.assert_allclose(weight(lesson, "second"), second, **CLOSE)

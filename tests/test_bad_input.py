@@ -253,7 +253,7 @@ OPTIONS = {
     "SLDA": ["shrinkage -1", "shrinkage 1.5"],
     "GKEAL": ["sigma -1", "width 0"],
     "ACIL": ["gamma -1", "gamma .inf", "width 0"],
-    "DSAL": ["compensation -1", "compensation_gamma 0"],
+    "DSAL": ["compensation -1", "compensation_gamma 0", "residual_batch 0"],
     "RanPAC": ["held_out 1", "penalties [-1]", "penalties []"],
 }
 CASES = [(name, *option.split(maxsplit=1)) for name, options in OPTIONS.items() for option in options]

@@ -20,6 +20,7 @@ VARIANTS = {
     "joint": [{"restart": False}],
     "acil": [{"solver": "recursive"}, {"storage": "full", "products": "float64"}],
     "gkeal": [{"sigma": None}],
+    "dsal": [{"residual_batch": 10}],
     "fetril": [{"classifier": "sgd"}, {"classifier": "sgd", "restart": False, "similarity": "euclidean"}],
     "ewc": [{"released": True, "strength": 1000.0}],
     "lwf": [{"keep": 3.0, "warm_up": 0.0}],

@@ -15,6 +15,7 @@ import torch
 from cil.learning.strategy import Strategy
 from cil.nets.heads import CosineHead, LinearHead
 from strategies.analytic.acil import ACIL
+from strategies.analytic.dsal import DSAL
 from strategies.analytic.gacil import GACIL
 from strategies.analytic.gkeal import GKEAL
 from strategies.baselines.finetune import Finetune
@@ -53,6 +54,8 @@ class Method(NamedTuple):
 
 def random_layer(strategy, record, task):
     strategy.ridge.gamma.fill_(0.1)  # which is carried in float32
+    if isinstance(strategy, DSAL):
+        strategy.second.gamma.fill_(0.1)
     if task == 0:
         strategy.expansion.weight = torch.tensor(record["random_layer"], dtype=torch.float64).T.contiguous()
 
@@ -102,6 +105,7 @@ METHODS = {
     "foster": Method(lambda: FOSTER(network(), images=500, scored="boosted", compress_epochs=1.0), BOOSTED),
     "acil": Method(lambda: ACIL(unbiased(), **EXACT), CLOSED, 0, random_layer),
     "gacil": Method(lambda: GACIL(unbiased(), **EXACT), CLOSED, 0, random_layer, "acil"),
+    "ds-al": Method(lambda: DSAL(unbiased(), residual_batch=10, **EXACT), CLOSED, 0, random_layer),
     "gkeal": Method(lambda: GKEAL(unbiased(), **EXACT | {"width": 24}), CLOSED, 0, centres),
     "ewc": Method(lambda: EWC(network(), released=True, strength=1000.0), exemplars=0),
     "lwf": Method(lambda: LwF(network(), keep=3.0, warm_up=0.0), exemplars=0),
@@ -155,6 +159,22 @@ def test_another_temperature_is_noticed():
     _, trainer = replay(record, lambda: WA(network(), clip_weights=False, temperature=1.0), ONE)
     wanted = record["tasks"][1]["stages"][0]["epochs"][0]["loss"]
     assert abs(trainer.losses[1, 0][0] - wanted[0]) > 1e-4
+
+
+def test_both_streams_of_ds_al_have_the_weights_of_official_code():
+    record = recording("ds-al")
+    method, weights = METHODS["ds-al"], []
+
+    def build():
+        strategy = method.build()
+        plain = strategy.end
+        strategy.end = lambda task: (plain(task), weights.append((strategy.ridge.weight, strategy.second.weight)))
+        return strategy
+
+    replay(record, build, method.heads, exemplars=0, prepare=method.prepare)
+    for task, streams in zip(record["tasks"], weights, strict=True):
+        for name, found in zip(("ridge_weight", "ridge_weight_second"), streams, strict=True):
+            np.testing.assert_allclose(found.numpy(), np.array(task["after"][name]), rtol=0, atol=1e-9)
 
 
 def test_the_support_vector_machine_of_fetril_is_right_as_often_as_that_of_official_code():

@@ -7,8 +7,8 @@ and these pseudo-features of the old ones. Class means are all that is carried b
 return, which the paper does not treat, all classes of the task count as new here, and those absent from it as old.
 
 ``classifier: svc`` is the paper's one-against-rest linear support vector machine (scikit-learn's LinearSVC). It sees
-features of unit length, as in both released programs. ``classifier: sgd`` learns a linear head with the trainer's options
-(the published ones: 50 epochs, rate 0.05, cosine), from fresh weights in each task.
+features of unit length, as in both released programs. ``classifier: sgd`` learns a linear head with the options of the
+trainer (the published ones: 50 epochs, rate 0.05, cosine), from fresh weights in each task.
 
 Where programs differ: the authors' takes the nearest mean by Euclidean distance (``similarity: euclidean``); that of
 PyCIL lets the head that learned with the backbone go on (``restart: false``). What remains: the authors' program leaves
