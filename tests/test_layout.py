@@ -181,7 +181,7 @@ def test_avalanche_is_imported_only_when_used():
 
 
 def test_every_configuration_is_known_here():
-    assert len(CONFIGS) == 65
+    assert len(CONFIGS) == 66
     assert (
         len(CONFIGS) == len(PROTOCOLS) + len(STRATEGIES) + len(SWEEPS) + len(BACKBONES) + 1
     )  # the quickstart stands alone
