@@ -501,3 +501,13 @@ def test_a_module_of_numbers_is_copied_with_its_strategy():
     again = copy.deepcopy(nn.ModuleList([network, numbers]))
     again[1]["head.weight"].fill_(1.0)
     assert not numbers["head.weight"].any()
+
+
+def test_numbers_that_were_copied_with_their_gradient_are_refused():
+    strategy = learner(Strategy)
+    strategy.numbers = PerParameter()
+    strategy.numbers.grow(strategy.model)
+    for _, parameter, values in strategy.numbers.beside(strategy.model):
+        values.copy_(parameter)
+    with pytest.raises(RuntimeError, match=r"copy into it under torch\.no_grad"):
+        trainer().descend(strategy, images())

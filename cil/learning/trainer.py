@@ -237,7 +237,8 @@ class Trainer:
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
-            RuntimeError: the trainer was not given a place by ``at``, or a stream is to be passed more than once.
+            RuntimeError: the trainer was not given a place by ``at``, a stream is to be passed more than once, or a buffer
+                requires a gradient.
             UserError: there is no such option, or a stage has none of its own.
         """
         place = self.placed()
@@ -245,6 +246,9 @@ class Trainer:
         for key in chosen:
             if key not in OF_A_STAGE:
                 raise unknown("trainer", key, OF_A_STAGE)
+        for name, buffer in strategy.named_buffers():
+            if buffer.requires_grad:
+                raise RuntimeError(f"{name} is a buffer that requires a gradient: copy into it under torch.no_grad()")
         both = data
         if replay is not None and len(replay):
             if isinstance(data, FeatureSet):

@@ -32,7 +32,8 @@ class EWC(Anchored):
         model: backbone and head without classes.
         strength: lambda; the penalty is lambda / 2 times the sum. PyCIL's importance is smaller by about the batch
             size, so its lambda is 1000.
-        columns: ``new`` compares the classes of a task with one another; ``all`` with every class seen.
+        columns: ``new`` compares the classes of a task with one another while it is learned; ``all`` with every class
+            seen, as the likelihood of the importance does in either case.
         released: importance as PyCIL computes it: squared gradients of the mean of each batch, in training mode, at
             most ``cap``; averaged with the former importance by numbers of classes; anchored where the last task ended.
         cap: the largest importance of a task with ``released``.
