@@ -63,6 +63,17 @@ class TeacherLeftBehind(Strategy):
         self.teacher = frozen_copy(self.model)
 
 
+class ChooserLeftBehind(Strategy):
+    """Choose exemplars by the features of a copy, and drop it after the first task alone."""
+
+    def begin(self, task: Task) -> None:
+        self.chooser = frozen_copy(self.model)
+
+    def selected(self, task: Task) -> None:
+        if not task.n_old:
+            self.chooser = None
+
+
 class CountsInPython(Strategy):
     """Weigh the loss by the number of tasks learned, which is kept as a Python number."""
 

@@ -54,6 +54,7 @@ CAUGHT_BY = {
     "HeadForAllClasses": "scores_every_class_seen",
     "HiddenTeacher": "nothing_is_carried_outside_the_state",
     "TeacherLeftBehind": "state_is_what_grow_made",
+    "ChooserLeftBehind": "state_is_what_grow_made",
     "CountsInPython": "rebuilt_strategy_goes_on_alike",
     "CountsStepsInPython": "interrupted_training_goes_on_alike",
     "CountsStepsAfterwards": "interrupted_training_goes_on_alike",

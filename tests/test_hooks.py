@@ -438,6 +438,23 @@ def test_the_smallest_budget_that_works_has_room_for_columns():
                 own.limits()
 
 
+# --- once exemplars are chosen ----------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_after_the_selection_depends_on_the_runs_seed_alone():
+    class Draws(Strategy):
+        def selected(self, task):
+            drawn.append(float(torch.rand(())))
+
+    drawn = []
+    for before, data in ((1, 0), (2, 0), (1, 3)):
+        torch.manual_seed(before)
+        run(Lab(Draws).experiment(data, (2, 4), (1, 1)))
+    first, second, other = drawn[:2], drawn[2:4], drawn[4:]
+    assert first == second
+    assert len({*first, *other}) == 4
+
+
 # --- numbers by parameter ---------------------------------------------------------------------------------------------
 
 

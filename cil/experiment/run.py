@@ -165,7 +165,8 @@ def select(
 ) -> Tensor | None:
     """Choose the exemplars to keep, with the features of the network as it is after the task; ``room`` is in bytes.
 
-    Gives those of the exemplars' features that were needed for it, as ``Exemplars.update`` does.
+    Gives those of the exemplars' features that were needed for it, as ``Exemplars.update`` does, unless the strategy
+    went on from there (``selected``).
     """
     draws = generator(seeds.exemplars, "select", task.index)
     known = exemplars.update(
@@ -181,7 +182,8 @@ def select(
         raise RuntimeError(f"{len(exemplars)} exemplars after task {task.index}, the memory allows {capacity}")
     if type(strategy).selected is Strategy.selected:
         return known
-    strategy.selected(task)
+    with seeded(seeds.data, "selected", task.index):
+        strategy.selected(task)
     return None  # features of what is left may be others
 
 
