@@ -237,8 +237,8 @@ class Trainer:
 
         Raises:
             DivergedError: the loss is NaN or infinite; names task, epoch and step.
-            RuntimeError: the trainer was not given a place by ``at``, a stream is to be passed more than once, or a buffer
-                requires a gradient.
+            RuntimeError: the trainer was not given a place by ``at``, a stream is to be passed more than once, or a
+                buffer requires a gradient.
             UserError: there is no such option, or a stage has none of its own.
         """
         place = self.placed()
