@@ -178,6 +178,8 @@ def test_bytes_are_passed_through(tmp_path):
 SINCE = {
     **{"retrain_schedule": "step", "retrain_weight_decay": 5e-4, "fresh_head": False},  # no such stage with `align`
     **{"compress_weight_decay": None, "herding": "scored", "images": None, "mean_over": None},
+    **{"unit_length": True, "similarity": "cosine", "restart": True},  # a linear head, which sees any length
+    **{"residual_batch": None},
 }
 # Sweeps without published runs.
 UNPUBLISHED = ("cifar100_penalty_or_replay", "cifar100_trained", "digits_penalty_or_replay", "quick")
