@@ -1,7 +1,22 @@
 """Class-incremental learning: one loop, one state, every byte counted."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from cil import renamed
+
+if TYPE_CHECKING:  # it would import torch
+    from cil.deploy.model import Model
 
 __version__ = "0.1.0"
 
 renamed.install()
+
+
+def load(path: str | Path, *, task: int | None = None, device: str = "auto") -> Model:
+    """The model that a run learned, or that a file holds: :func:`cil.deploy.model.load`."""
+    from cil.deploy import model
+
+    return model.load(path, task=task, device=device)

@@ -17,10 +17,11 @@ import numpy as np
 import psutil
 
 from cil.data.images import Dataset, ImageSet
+from cil.data.pictures import resize
 from cil.errors import UserError, check_number, check_side, unknown
 from cil.experiment.progress import Progress
 from cil.units import mib
-from scenarios.raw import SPLITS, resize
+from scenarios.folders import SPLITS
 
 
 class _Published(NamedTuple):

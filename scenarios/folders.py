@@ -33,14 +33,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import DataLoader
 
 from cil.data.images import ClassPrint, Dataset, ImageSet, slices
+from cil.data.pictures import FORMATS, SUFFIXES, resize
 from cil.errors import UserError
 from cil.experiment.progress import Progress
 from cil.files import check_folder, write_atomic
 from cil.units import mib
-from scenarios.raw import SPLITS, resize
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of these files; Pillow opens no others here
+SPLITS = ("train", "test")
 PLACES = ("auto", "memory", "files")
 PIECE = 64  # images that are decoded at a time where no batch says how many
 FORMAT = 1  # of the folders of decoded images
@@ -373,7 +372,7 @@ def _sorted(folders: Sequence[str], files: dict[str, File]) -> dict[str, dict[st
             continue
         if len(parts) == 2 and path in known:
             found[parts[0]][parts[1]] += []  # a class folder, perhaps empty
-        if len(parts) > 2 and path in files and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
+        if len(parts) > 2 and path in files and PurePosixPath(path).suffix.lower() in SUFFIXES:
             found[parts[0]][parts[1]].append(files[path])
     return found
 

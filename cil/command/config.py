@@ -175,6 +175,23 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> tuple[Parser, Namespac
     return parser, config
 
 
+def of_content(content: dict[str, Any]) -> tuple[Parser, Namespace]:
+    """A configuration that a run kept, parsed again; classes under former names are found.
+
+    Args:
+        content: as ``config.yaml`` has it.
+
+    Raises:
+        UserError: a class, a backbone's module or an option is not there any more.
+    """
+    parser = make_parser("a model's configuration")
+    known = dict(content)
+    for kind in CLASSES:
+        if isinstance(known.get(kind), dict):
+            known[kind] = {**known[kind], "class_path": class_path(find_class(kind, known[kind]["class_path"]))}
+    return parser, parser.parse_object(known)
+
+
 def instantiate(
     parser: Parser, config: Namespace, load: Callable[..., Dataset], progress: Progress | None = None
 ) -> Experiment:

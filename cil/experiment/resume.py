@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from cil.data.scenario import Task
 from cil.experiment import checkpoint as ckpt
+from cil.experiment.blueprint import Blueprint
 from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
@@ -103,11 +104,16 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progres
 
 
 def save_boundary(
-    checkpoints: Checkpoints, task: Task, strategy: Strategy, exemplars: Exemplars, records: Sequence[Record]
+    checkpoints: Checkpoints,
+    task: Task,
+    strategy: Strategy,
+    exemplars: Exemplars,
+    records: Sequence[Record],
+    experiment: Experiment,
 ) -> None:
     """Write the state after a task; keep the one written before in case this one is damaged, and drop what is older.
 
-    Of several processes the first one writes.
+    Of several processes the first one writes. With the state goes what is needed to use it without the data.
     """
     if not distributed.is_first():
         return
@@ -116,7 +122,8 @@ def save_boundary(
         **with_prefix("exemplars", exemplars.state()),
     }
     *before, last = records
-    checkpoints.save(Moment(task.index), tensors, {"tasks": [*map(lasting, before), last]})
+    blueprint = Blueprint.of(experiment, task.index).as_json()
+    checkpoints.save(Moment(task.index), tensors, {"tasks": [*map(lasting, before), last], "blueprint": blueprint})
     last_two = [moment for moment in checkpoints.moments() if not moment.inside and moment.task <= task.index][-2:]
     checkpoints.prune(lambda moment: not moment.inside and moment >= last_two[0])
 

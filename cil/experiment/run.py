@@ -113,7 +113,7 @@ def run(
             start.inside = {}
             if checkpoints and ends:
                 with compute.phase("checkpoint"):
-                    save_boundary(checkpoints, task, strategy, exemplars, records)
+                    save_boundary(checkpoints, task, strategy, exemplars, records, experiment)
                 record["compute"] |= compute.state()
             if on_task:
                 on_task(records, strategy, exemplars)

@@ -279,7 +279,7 @@ class Lab:
                 yield Moment(seen_between, task, state, exemplars.state(), predictions, size, scores)
                 if rebuild:
                     checkpoints = Checkpoints(Path(folder))
-                    save_boundary(checkpoints, task, strategy, exemplars, [{}] * (task.index + 1))
+                    save_boundary(checkpoints, task, strategy, exemplars, [{}] * (task.index + 1), experiment)
                     start = restore(experiment, checkpoints, Progress.silent())
                     strategy, exemplars = start.strategy, start.exemplars
 
