@@ -51,11 +51,14 @@ def test_two_processes_learn_what_one_does(tmp_path):
             state = load_file(tmp_path / f"{name}-{rank}.safetensors")
             assert state.keys() == alone.keys()
             for key, value in alone.items():
-                # scikit-learn's support vector machine stops at a tolerance of its own.
-                close = 1e-3 if name == "fetril" and key.startswith("linear") else 1e-9
-                if not torch.allclose(state[key], value, rtol=close, atol=close):
+                close = 1e-9
+                if name == "fetril" and key.startswith("linear"):
+                    close = 1e-3  # scikit-learn's support vector machine stops at a tolerance of its own
+                elif key.startswith("exemplars columns"):
+                    close = 1e-6  # stored in float32
+                if not torch.allclose(state[key], value, rtol=close, atol=close, equal_nan=True):
                     differ[name, rank, key] = (state[key] - value).abs().max().item()
-    assert len(NAMES) >= 21 and not differ
+    assert len(NAMES) >= 29 and not differ
     if Path("/proc/self/task").exists():  # where threads are found, which is Linux's
         # Those of the process group that outlive the work can abort the process when the interpreter ends.
         for rank in range(WORLD):
