@@ -182,7 +182,7 @@ SINCE = {
     **{"residual_batch": None},
 }
 # Sweeps without published runs.
-UNPUBLISHED = ("cifar100_penalty_or_replay", "cifar100_trained", "quick")
+UNPUBLISHED = ("cifar100_trained", "quick")
 
 
 @functools.cache
