@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -13,56 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
 import cil
-from cil.command import config
 from cil.command.names import strategies
-from cil.command.session import kept
+from cil.data.images import Dataset
 from cil.data.pictures import as_stored, resize
 from cil.errors import UserError
 from cil.evaluation.accuracy import evaluate
 from cil.experiment.checkpoint import Checkpoints, Moment
-from cil.experiment.provenance import Origin
-from cil.experiment.run import run
 from cil.learning.inference import passes
 from cil.nets import lookup
 from cil.testing.lab import equal_states
 from scenarios import datasets
+from tests.models import ROOT, configuration, learned, memory
 from tools import predict
-
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["--data", "digits", "--train_per_class", "12", "--scenario.step", "5", "--model.backbone", "convnet2"]
-SMALL += ["--trainer.epochs", "1", "--trainer.batch_size", "16", "--device", "cpu", "--threads", "1"]
-
-
-def learned(folder, *argv, stop_after=None):
-    """A run in a folder, by the engine, with its configuration; its experiment, strategy and exemplars."""
-    parser, parsed = config.parse([*SMALL, *argv])
-    experiment = config.instantiate(parser, parsed, datasets.load)
-    origin = Origin.of(experiment, yaml.safe_load(kept(parser, parsed)))
-
-    def look(records, strategy, exemplars):
-        if len(records) == stop_after:
-            raise KeyboardInterrupt
-
-    found = None
-    with contextlib.suppress(KeyboardInterrupt):
-        found = run(experiment, checkpoints=Checkpoints(folder / "checkpoint"), origin=origin, on_task=look)
-    return experiment, found
-
-
-def configuration(name):
-    return ["--config", str(ROOT / f"configs/strategies/{name}.yaml")]
-
-
-def memory(name):
-    kind = strategies()[name]
-    if kind.exemplar_free:
-        return ["--memory.exemplars", "0"]
-    return ["--memory.exemplars", "all" if kind.needs_all_data else "20"]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", sorted(strategies()))
-def test_a_model_scores_as_its_run_did(name, tmp_path, monkeypatch):
+def test_a_model_scores_as_its_run_did_and_extended_is_that_of_a_longer_run(name, tmp_path, monkeypatch):
     decided = strategies()[name].sized_by
     small = [f"--strategy.{decided}", "8"] if decided else []
     experiment, (_, strategy, exemplars) = learned(tmp_path, *configuration(name), *memory(name), *small)
@@ -95,6 +60,15 @@ def test_a_model_scores_as_its_run_did(name, tmp_path, monkeypatch):
     labels = test.labels.numpy()
     names = [experiment.scenario.class_names[label] for label in labels]
     assert sum(one == other for one, other in zip(model.predict(test.raw()), names, strict=True)) == right
+
+    more = experiment.scenario.tasks[1].train
+    before = cil.load(tmp_path, task=1)
+    old = before.state()
+    extended = before.extend(Dataset("more", more, experiment.scenario.test, experiment.scenario.class_names))
+    assert not equal_states(model.tensors(), extended.tensors())
+    assert not equal_states(old.tensors, before.tensors())
+    assert (extended.classes, extended.revision) == (model.classes, 2)
+    assert extended.blueprint == model.blueprint
 
 
 def test_a_run_that_is_not_finished_has_a_model_after_each_task_that_is_kept(tmp_path):

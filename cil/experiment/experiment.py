@@ -79,7 +79,7 @@ class Experiment:
         """Refuse a backbone that does not take these images, and a frozen one of which a method learns copies."""
         place, backbone = self.place(0), strategy.model.backbone
         if isinstance(backbone, Pretrained):
-            one = self.scenario.test.gather(slice(0, 1)).to(self.device)
+            one = self.scenario.tasks[-1].train.gather(slice(0, 1)).to(self.device)
             backbone.check(place.augmentation.test(one).to(place.dtype))
         if strategy.model.frozen:
             with torch.device("meta"):
@@ -184,7 +184,8 @@ class Experiment:
         codec = self.memory.make_codec(self.scenario.image_shape)
         if self.memory.codec == "raw":
             return np.array([self.scenario.test.image_bytes])
-        some = [task.train.raw(np.linspace(0, len(task.train) - 1, 16).astype(int)) for task in self.scenario.tasks]
+        parts = [task.train for task in self.scenario.tasks if len(task.train)]
+        some = [part.raw(np.linspace(0, len(part) - 1, 16).astype(int)) for part in parts]
         return codec.sizes(codec.encode(np.concatenate(some)))
 
     def scored_by(self, strategy: Strategy) -> tuple[str, ...]:

@@ -34,25 +34,32 @@ class Start:
     def __init__(self, experiment: Experiment) -> None:
         self.strategy = experiment.fresh()
         self.exemplars = Exemplars(experiment.memory, experiment.scenario.image_shape)
-        self.records: list[Record] = []
+        self.done = 0  # tasks
+        self.records: list[Record] = []  # of those that this run has learned
         self.inside: Inside = {}  # stage: (epochs done, tensors)
         self.compute = Compute()  # of the interrupted task so far
 
 
-def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
+def restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress, start: Start | None = None) -> Start:
     """The newest state that is intact; checkpoints that are proven damaged are reported, renamed and passed over.
 
     Of several processes the first one renames, and the others read afterwards.
+
+    Args:
+        experiment: the whole run.
+        checkpoints: of it.
+        progress: whom to tell.
+        start: where it began; None: at the first task.
 
     Raises:
         UserError: a checkpoint cannot be read, or is one of another run or of other data, by what ``checkpoints`` says
             that this run learns from; nothing was changed.
     """
     with distributed.first_alone():
-        return _restore(experiment, checkpoints, progress)
+        return _restore(experiment, checkpoints, progress, start or Start(experiment))
 
 
-def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress) -> Start:
+def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progress, start: Start) -> Start:
     def attempt(moment: Moment) -> tuple[dict[str, Tensor], Record] | None:
         try:
             origin = checkpoints.origin_of(moment)
@@ -65,20 +72,20 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints, progress: Progres
             checkpoints.put_aside(moment)
             return None
 
-    start = Start(experiment)
     moments = checkpoints.moments()
     for moment in reversed([moment for moment in moments if not moment.inside]):
         loaded = attempt(moment)
         if loaded:
             tensors, record = loaded
             start.records = record["tasks"]
+            start.done = moment.task + 1
             for task in experiment.scenario.tasks[: moment.task + 1]:
                 experiment.grow(start.strategy, task)
             start.strategy.load_state_dict(under("strategy", tensors))
             passed = sum(len(task.train) for task in experiment.scenario.tasks[: moment.task + 1])
             start.exemplars.load(under("exemplars", tensors), passed)
             break
-    current, spent = len(start.records), start.compute.state()
+    current, spent = start.done, start.compute.state()
     for moment in reversed([moment for moment in moments if moment.inside and moment.task == current]):
         stage = int(moment.stage)
         if stage not in start.inside and (loaded := attempt(moment)):

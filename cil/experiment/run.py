@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cil.data.images import ImageSet
 from cil.data.scenario import Scenario, Task
 from cil.data.seeds import Seeds, generator, seeded
 from cil.evaluation import few_shot, metrics
@@ -40,6 +39,7 @@ def run(
     progress: Progress | None = None,
     on_task: Callable[[list[Record], Strategy, Exemplars], None] | None = None,
     origin: Origin | None = None,
+    start: Start | None = None,
 ) -> tuple[list[Record], Strategy, Exemplars]:
     """Learn all tasks.
 
@@ -52,9 +52,10 @@ def run(
         on_task: called after each task, and once when a run goes on, with all records so far and the state.
         origin: what decides the run's numbers, named in checkpoints and compared with theirs; None: what is known of it
             without a configuration.
+        start: a state to begin from, with some tasks done, instead of the first task; changed here.
 
     Returns:
-        One record for each task, the strategy and the exemplars after the last.
+        One record for each task learned here, the strategy and the exemplars after the last.
 
     Raises:
         UserError: the experiment cannot work, a checkpoint to go on from cannot be read or is not of this run, or a new
@@ -66,13 +67,15 @@ def run(
     if checkpoints:
         checkpoints = copy.copy(checkpoints)  # the caller's stays as it is
         checkpoints.origin = (origin or Origin.of(experiment)).as_json()
-    start = restore(experiment, checkpoints, progress) if resume and checkpoints else Start(experiment)
+    start = start or Start(experiment)
+    if resume and checkpoints:
+        start = restore(experiment, checkpoints, progress, start)
     strategy, exemplars, records = start.strategy, start.exemplars, start.records
     evaluators, limits = experiment.scored_by(strategy), experiment.limits()
     if on_task and resume:
         on_task(records, strategy, exemplars)
-    with progress.tasks(len(scenario.tasks), done=len(records)):
-        for task in scenario.tasks[len(records) :]:
+    with progress.tasks(len(scenario.tasks), done=start.done):
+        for task in scenario.tasks[start.done :]:
             compute, start.compute = start.compute, Compute()
             reset_peak(experiment.device)
             # A stream's state is written where a phase ends: one for each piece may be more than is learned in it.
@@ -94,11 +97,13 @@ def run(
                     known = select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
                 seen = scenario.test.of_classes(range(task.n_seen))
                 with compute.phase("evaluation"):
-                    predictions = evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place, known)
+                    predictions = (
+                        evaluate(strategy, seen, task.n_seen, exemplars, evaluators, place, known) if len(seen) else {}
+                    )
                 size = measure_run(strategy, exemplars)
                 if limits.budget:
                     assert_kept(limits.budget, limits.sizes[task.index], limits.rooms[task.index] or 0, size)
-                needed, forward_flops = needed_to_predict(strategy, seen, task, place) if ends else (None, None)
+                needed, forward_flops = needed_to_predict(strategy, task, place) if ends else (None, None)
             record = make_record(scenario, task, predictions, size, len(exemplars), trainer, compute)
             record["training_bytes"] = held_while_training(trainer, size, decoded)
             record["inference_bytes"] = needed
@@ -202,10 +207,10 @@ def held_while_training(trainer: Trainer, carried: Bytes, decoded: int) -> dict[
     }
 
 
-def needed_to_predict(strategy: Strategy, images: ImageSet, task: Task, place: Place) -> tuple[int, int]:
+def needed_to_predict(strategy: Strategy, task: Task, place: Place) -> tuple[int, int]:
     """What the method's own evaluator needs: bytes of the state that it reads, class means included, and operations."""
     n_means = 0 if strategy.evaluator == "linear" else task.n_seen
-    x = place.augmentation.test(images.gather(slice(0, 1)).to(place.device)).to(place.dtype)
+    x = place.augmentation.test(task.train.gather(slice(0, 1)).to(place.device)).to(place.dtype)
     with Flops() as counted, lookup.one_size(False):
         needed = inference_bytes(strategy, x, n_means=n_means)
     return needed, counted.total

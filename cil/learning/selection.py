@@ -28,12 +28,14 @@ def check(trainer: Trainer, scenario: Scenario, seed: int) -> None:
         seed: of the draw.
 
     Raises:
-        UserError: names the task, the class and the share.
+        UserError: names the task, the class and the share; or there are no test images to choose by.
     """
-    for task in scenario.tasks:
+    for task in (task for task in scenario.tasks if len(task.train)):  # a model has no images of those before
         own = trainer.of_task(task.index)
         if own.select_on == "validation":
             divide(task, own.validation_share, seed)
+        if own.select_on == "test" and not len(scenario.test):
+            raise UserError("trainer.select_on: test needs test images, and there are none; legal: last, validation")
 
 
 def divide(task: Task, share: float, seed: int) -> tuple[ImageSet, ImageSet]:

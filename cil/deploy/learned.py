@@ -1,0 +1,164 @@
+"""What was learned, put together again without its data: a strategy, its exemplars and the run without images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cil.command import config as cfg
+from cil.data.images import ImageSet
+from cil.data.seeds import Seeds
+from cil.errors import UserError
+from cil.experiment.blueprint import Blueprint
+from cil.experiment.experiment import Experiment
+from cil.experiment.provenance import Origin
+from cil.experiment.resume import Start
+from cil.learning.state import under, with_prefix
+from cil.learning.strategy import Strategy
+from cil.memory.exemplars import Exemplars
+
+Event = dict[str, Any]  # JSON values: what was done to a model, and when
+
+
+def event(did: str, **more: Any) -> Event:
+    """One entry of a model's history.
+
+    Args:
+        did: the verb.
+        more: JSON values that say to what.
+    """
+    when = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"did": did, **more, "when": when, "torch": torch.__version__}
+
+
+class State(NamedTuple):
+    """All that a model is, as values.
+
+    Attributes:
+        origin: what it was learned from.
+        blueprint: the shape of what was learned.
+        tensors: the strategy's state and the exemplars, by name.
+        history: what was done to it, the first that it was learned; its length is the model's revision.
+    """
+
+    origin: Origin
+    blueprint: Blueprint
+    tensors: dict[str, Tensor]
+    history: tuple[Event, ...]
+
+
+class Learned:
+    """A strategy after a task, with its exemplars and the run that it belongs to.
+
+    Args:
+        state: what was learned.
+        device: where to compute.
+
+    Attributes:
+        origin: what it was learned from.
+        blueprint: the shape of what was learned.
+        history: what was done to it.
+        experiment: the run without its data.
+        strategy: in eval mode.
+        exemplars: that it carries.
+        place: where it computes.
+        threads: of the processor, that the run computed with; None: all.
+    """
+
+    def __init__(self, state: State, device: torch.device) -> None:
+        self.origin, self.blueprint, self.history = state.origin, state.blueprint, state.history
+        self.experiment, self.threads = _experiment(state.origin, state.blueprint, device)
+        start = self.start(self.experiment, state.tensors)
+        self.strategy, self.exemplars = start.strategy, start.exemplars
+        self.strategy.eval()
+        self.place = self.experiment.place(len(self.blueprint.tasks) - 1)
+
+    def start(self, experiment: Experiment, tensors: dict[str, Tensor] | None = None) -> Start:
+        """A copy of the state, from which a run with these tasks, and maybe more, can go on.
+
+        Args:
+            experiment: whose first tasks are those that were learned.
+            tensors: the state; None: as it is now.
+        """
+        tensors = self.tensors() if tensors is None else tensors
+        start = Start(experiment)
+        start.done = len(self.blueprint.tasks)
+        for task in experiment.scenario.tasks[: start.done]:
+            experiment.grow(start.strategy, task)
+        start.strategy.load_state_dict(under("strategy", tensors))
+        start.exemplars.load(under("exemplars", tensors), self.blueprint.images_seen)
+        return start
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as plain tensors, a copy."""
+        return plain(self.strategy, self.exemplars)
+
+    def state(self) -> State:
+        """All of it as values."""
+        return State(self.origin, self.blueprint, self.tensors(), self.history)
+
+    def longer(self, images: ImageSet, names: tuple[str, ...]) -> Experiment:
+        """The run with one task more.
+
+        Args:
+            images: of that task, labels as ids.
+            names: of classes that are new in it.
+        """
+        scenario = self.blueprint.scenario(self.experiment.scenario.name, images, names)
+        longer = dataclasses.replace(self.experiment, scenario=scenario)
+        longer.sized = self.blueprint.sized
+        return longer
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """As many processor threads inside as the run had, so that bits are the same; outside as before."""
+        before = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def plain(strategy: Strategy, exemplars: Exemplars) -> dict[str, Tensor]:
+    """What is carried as plain tensors, a copy: on the processor, in row-major order."""
+    named = {**with_prefix("strategy", strategy.state_dict()), **with_prefix("exemplars", exemplars.state())}
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
+
+
+def _experiment(origin: Origin, blueprint: Blueprint, device: torch.device) -> tuple[Experiment, int | None]:
+    """The run without its data, enough to build its strategy and to prepare pictures; and its threads."""
+    if origin.config is None:
+        raise UserError(
+            "this model was learned by a program without a configuration, so it cannot be put together again"
+        )
+    parser, config = cfg.of_content(origin.config)
+    model = config.model
+    if model.weights is not None:  # the state holds them
+        model.weights = "random"
+    model.preprocessing, model.pretrained_classes = blueprint.preprocessing, None
+    built = parser.instantiate(config)
+    if blueprint.budget is not None:  # in bytes: what else it was stated as may need the data
+        built.memory.budget = blueprint.budget
+    channels = blueprint.image_shape[0]
+    experiment = Experiment(
+        scenario=blueprint.scenario("a model"),
+        build=lambda: built.strategy(built.model.build(channels)),
+        trainer=built.trainer,
+        memory=built.memory,
+        augmentation=built.augmentation,
+        seeds=Seeds(**origin.seeds),
+        evaluators=tuple(built.evaluators or ()),
+        device=device,
+        precision=blueprint.precision,
+        compile=built.compile,
+    )
+    experiment.sized = blueprint.sized  # what a budget decided for all tasks
+    return experiment, built.threads
