@@ -20,10 +20,10 @@ SMALL = ["--data", "digits", "--train_per_class", "12", "--scenario.step", "5", 
 SMALL += ["--trainer.epochs", "1", "--trainer.batch_size", "16", "--device", "cpu", "--threads", "1"]
 
 
-def learned(folder, *argv, stop_after=None):
+def learned(folder, *argv, stop_after=None, load=None):
     """A run in a folder, by the engine, with its configuration; its experiment, strategy and exemplars."""
     parser, parsed = config.parse([*SMALL, *argv])
-    experiment = config.instantiate(parser, parsed, datasets.load)
+    experiment = config.instantiate(parser, parsed, load or datasets.load)
     origin = Origin.of(experiment, yaml.safe_load(kept(parser, parsed)))
 
     def look(records, strategy, exemplars):

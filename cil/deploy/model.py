@@ -6,6 +6,7 @@ state, the exemplars, the names of the classes and how pictures become network i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cil.data.images import ImageSet
-from cil.deploy import extension, model_file
+from cil.deploy import extension, forgetting, model_file
 from cil.deploy.learned import Learned
 from cil.deploy.pictures_given import stored
 from cil.errors import UserError, check_number
@@ -143,6 +144,22 @@ class Model(Learned):
             DivergedError: the loss became NaN or infinite.
         """
         return Model(extension.plan(self, data).learn(progress=progress), self.place.device)
+
+    def forget(self, classes: Iterable[str] = (), *, images: Any = None) -> Model:
+        """A model without some classes, or without some images; ids of other classes stay.
+
+        Rows, means and exemplars of the classes go. It is exact for methods that carry means alone, and for those that
+        carry sums when the images are given; ``history[-1]["remains"]`` says what is left otherwise.
+
+        Args:
+            classes: names of classes that go as a whole.
+            images: pictures with the names of their classes, as :meth:`extend` takes them: of classes that go, all that
+                were learned; of others, those to forget.
+
+        Raises:
+            UserError: a class is not known, none would be left, nothing is to be forgotten, or an image cannot be read.
+        """
+        return Model(forgetting.forgotten(self, classes, images), self.place.device)
 
     # --- hand on ----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cil.data.images import ImageSet
 from cil.data.scenario import Task
 from cil.errors import UserError, check_number
+from cil.learning.forgetting import BACKBONE, Forgotten, drop_rows
 from cil.learning.strategy import GradientLoop, Strategy
 from cil.nets.network import Network
 from cil.ops.closed_form.buffers import RandomFeatures
@@ -68,6 +69,10 @@ class Frozen(Strategy, abc.ABC):
     def learning_scores(self, x: Tensor) -> Tensor:
         return self(x) if self.helper is None else self.helper(self.features(x))
 
+    def forget(self, what: Forgotten) -> list[str]:
+        drop_rows(self, what.classes)
+        return [BACKBONE] if what.first and not self.model.frozen else []
+
     @abc.abstractmethod
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         """Learn from a task's features.
@@ -90,6 +95,10 @@ class Prototypical(Frozen):
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         self.prototypes.learn(features, labels)
+
+    def forget(self, what: Forgotten) -> list[str]:
+        self.prototypes.unlearn(what.features[what.of_others], what.labels[what.of_others])
+        return super().forget(what)
 
 
 class CosinePrototypes(Prototypical):
@@ -160,6 +169,10 @@ class Analytic(Frozen):
         """What is regressed on: (N, D) -> (N, M), float64 where the products are, else float32."""
         return self.expansion(features.double() if self.products == "float64" else features)
 
+    def regressed_on(self, features: Tensor) -> Tensor:
+        """What ``ridge`` multiplies with its weights: (N, D) -> (N, M)."""
+        return self.expand(features)
+
     def targets(self, labels: Tensor, task: Task) -> Tensor:
         """What is regressed: one-hot labels (N,) -> (N, K)."""
         return F.one_hot(labels, task.n_seen)
@@ -175,6 +188,15 @@ class Analytic(Frozen):
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         self.ridge.learn(self.samples(features, labels, task), len(task.train))
+
+    def forget(self, what: Forgotten) -> list[str]:
+        """Take the given images out of X^T X and X^T Y and solve again; of other classes the columns alone go."""
+        if len(what.labels):
+            self.ridge.unlearn(self.regressed_on(what.features), what.labels)
+        remains = super().forget(what)
+        if what.without_images:
+            remains.append("their share of the features' products, X^T X; give their images to take it out")
+        return remains
 
     def scores(self, features: Tensor) -> Tensor:
         return self.ridge(self.expand(features))

@@ -25,6 +25,7 @@ from cil.data.images import FeatureSet, ImageSet
 from cil.data.scenario import Scenario, Task
 from cil.errors import UserError
 from cil.learning.batch import Batch
+from cil.learning.forgetting import LEARNED_FROM, Forgotten, drop_rows
 from cil.learning.place import Place
 from cil.nets.network import Backbone, Network
 
@@ -221,6 +222,21 @@ class Strategy(nn.Module):
 
         A method whose exemplars are chosen by the features of more than it carries keeps it until here.
         """
+
+    def forget(self, what: Forgotten) -> list[str]:
+        """Drop what is carried of classes or images that a model is asked to forget; ids of other classes stay.
+
+        The default drops the rows of the classes. Exemplars are the engine's, which removes them.
+
+        Args:
+            what: classes, and images with their features.
+
+        Returns:
+            What remains of them, in words that go on "what remains: ..."; nothing where the state is that of a model
+            that never saw them.
+        """
+        drop_rows(self, what.classes)
+        return [LEARNED_FROM]
 
     def features(self, x: Tensor) -> Tensor:
         """What herding and nearest means compare: (B, C, H, W) -> (B, D)."""

@@ -378,6 +378,15 @@ class Exemplars:
         self.items, self.labels = items, labels
         return before
 
+    def remove(self, which: np.ndarray) -> None:
+        """Take exemplars out; the others keep their order.
+
+        Args:
+            which: bool (M,)
+        """
+        self.items, self.labels = self.items[~which], self.labels[~which]
+        self.columns = {name: column[~which] for name, column in self.columns.items()}
+
     def state(self) -> dict[str, Tensor]:
         """The exemplars as tensors: what a checkpoint keeps."""
         columns = with_prefix("columns", self._column_tensors())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -57,6 +58,14 @@ class LinearHead(nn.Module):
         if self.bias is not None:
             self.bias.copy_(self._first_bias(self.n_classes))
 
+    @torch.no_grad()
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make the rows of these classes 0; a head that is not used has none."""
+        rows = [label for label in classes if label < self.n_classes]
+        self.weight[rows] = 0
+        if self.bias is not None:
+            self.bias[rows] = 0
+
     def _first_bias(self, n: int) -> Tensor:
         """What n values of b start with."""
         return torch.zeros(n) if self.init == "kaiming" else _drawn(n, num_features=self.weight.shape[1])
@@ -98,6 +107,11 @@ class CosineHead(nn.Module):
     def reset(self) -> None:
         """Forget what was learned of the classes: fresh rows; the scale stays."""
         self.weight.copy_(_drawn(*self.weight.shape, num_features=self.weight.shape[1]))
+
+    @torch.no_grad()
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make the rows of these classes 0; a head that is not used has none."""
+        self.weight[[label for label in classes if label < self.n_classes]] = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, K)"""

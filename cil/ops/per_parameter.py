@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,11 @@ class PerParameter(Statistics):
                     continue
                 numbers[tuple(map(slice, old.shape))] = old.to(numbers)
             self.register_buffer(key, numbers)
+
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make the numbers beside the rows of these classes in the network's head 0."""
+        for key in [key for key in self._buffers if key in ("head/weight", "head/bias")]:
+            self.get_buffer(key)[list(classes)] = 0
 
     def __getitem__(self, name: str) -> Tensor:
         """The numbers of the parameter of this name, as it is shaped."""

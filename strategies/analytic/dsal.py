@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.errors import check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import Analytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -78,6 +79,9 @@ class DSAL(Analytic):
             self.second = self.make_ridge(self.ridge.width, self.compensation_gamma)
         self.second.grow(task.n_new)
 
+    def regressed_on(self, features: Tensor) -> Tensor:
+        return self.expand(features).relu()  # of the main stream
+
     def targets(self, labels: Tensor, task: Task) -> Tensor:
         return decompose(super().targets(labels, task), task.n_old)[1]
 
@@ -104,6 +108,9 @@ class DSAL(Analytic):
 
         self.ridge.learn(main, n)
         self.second.learn(missed, n)
+
+    def forget(self, what: Forgotten) -> list[str]:
+        return [*super().forget(what), "the second stream, which regressed what the main stream missed with them in it"]
 
     def scores(self, features: Tensor) -> Tensor:
         u = self.expand(features)  # (N, M)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.errors import check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import Analytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -58,6 +59,10 @@ class GKEAL(Analytic):
 
     def make_expansion(self, width: int) -> Statistics:
         return GaussianKernel(self.model.num_features, width)
+
+    def forget(self, what: Forgotten) -> list[str]:
+        centres = ["centres of the kernel, which are features of images of the first task"] * what.first
+        return [*super().forget(what), *centres]
 
     def observe(self, task: Task, features: Tensor, labels: Tensor, trainer: GradientLoop) -> None:
         if task.index == 0:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.errors import UserError, check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import RandomAnalytic
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -75,6 +76,10 @@ class RanPAC(RandomAnalytic):
             else:
                 gammas = [float(self.ridge.gamma)]
         self.ridge.learn(self.samples(features, labels, task), len(task.train), gamma=gammas)
+
+    def forget(self, what: Forgotten) -> list[str]:
+        chosen = self.penalties is None or len(self.penalties) > 1
+        return [*super().forget(what), *["the ridge penalty, which was chosen with their help"] * chosen]
 
 
 def powers_of_ten() -> list[float]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.errors import check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.nets.network import Network
@@ -66,12 +67,23 @@ class FeCAM(Prototypical):
         self.covariances.learn(features, labels, self.prototypes)
         super().observe(task, features, labels, trainer)
 
+    @property
+    def known_base(self) -> Tensor:
+        """Which base classes are known, bool (B,); one may have been forgotten."""
+        return self.prototypes.counts[: self.n_base] > 0
+
+    def forget(self, what: Forgotten) -> list[str]:
+        others = what.of_others
+        self.covariances.unlearn(what.features[others], what.labels[others], self.prototypes)
+        return super().forget(what)
+
     def centres(self) -> Tensor:
         """Prototypes of unit length, new ones calibrated: float64 (K, D)."""
         plain = F.normalize(self.prototypes.means, dim=1)
         base, new = plain[: self.n_base], plain[self.n_base :]
         # The released program, which this follows, brings the weighted sum to unit length.
-        return F.normalize(torch.cat([base, calibrated(new, base, self.alpha, self.tau, "released")]), dim=1)
+        moved = calibrated(new, base, self.alpha, self.tau, "released", self.known_base)
+        return F.normalize(torch.cat([base, moved]), dim=1)
 
     def correlations(self) -> Tensor:
         """Of each class, new ones calibrated, with the ridge: float64 (K, D, D)."""
@@ -79,7 +91,9 @@ class FeCAM(Prototypical):
         base, new = own[: self.n_base], own[self.n_base :]
         if self.beta and len(new):
             means = self.prototypes.means
-            weights = similarity_weights(means[self.n_base :], means[: self.n_base], self.tau)  # (N, B)
+            weights = similarity_weights(
+                means[self.n_base :], means[: self.n_base], self.tau, self.known_base
+            )  # (N, B)
             new = self.beta * (new + torch.einsum("nb,bij->nij", weights, base))
         full = torch.cat([base, new]) + self.ridge * torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
         spread = full.diagonal(dim1=1, dim2=2).sqrt()  # (K, D)

@@ -27,6 +27,7 @@ from torch import Tensor
 from cil.data.images import FeatureSet
 from cil.data.scenario import Task
 from cil.errors import check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -105,6 +106,9 @@ class FeTrIL(Prototypical):
             self.linear.weight.copy_(weight)
             assert self.linear.bias is not None
             self.linear.bias.copy_(bias)
+
+    def forget(self, what: Forgotten) -> list[str]:
+        return [*super().forget(what), "the linear classifier of the other classes, which learned to tell them apart"]
 
     def seen(self, features: Tensor) -> Tensor:
         """What the classifier gets of features: (N, D) -> (N, D)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.errors import check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import Frozen
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -53,6 +54,10 @@ class KNN(Frozen):
         for label in task.present:
             own = every[owners == label]
             self.kept.keep(own[herding(own, self.kept.features.shape[1])], label)
+
+    def forget(self, what: Forgotten) -> list[str]:
+        self.kept.unlearn(what.features, what.labels)
+        return super().forget(what)
 
     def scores(self, features: Tensor) -> Tensor:
         return self.kept.votes(features, self.k, self.temperature)

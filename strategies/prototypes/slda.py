@@ -11,11 +11,14 @@ frozen then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from cil.data.scenario import Task
 from cil.errors import check_number
+from cil.learning.forgetting import Forgotten
 from cil.learning.frozen import Prototypical
 from cil.learning.strategy import GradientLoop
 from cil.machine import distributed
@@ -40,6 +43,11 @@ class Discriminant(Statistics):
         """Append classes with scores of zero."""
         self.weight = extended(self.weight, n_new)
         self.bias = extended(self.bias, n_new)
+
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make the scores of these classes 0."""
+        self.weight[list(classes)] = 0
+        self.bias[list(classes)] = 0
 
 
 class SLDA(Prototypical):
@@ -72,12 +80,28 @@ class SLDA(Prototypical):
         covariance = streamed(mirror_(unpack(self.covariance)), seen, deviations)
         self.covariance = pack(covariance)
         super().observe(task, features, labels, trainer)
+        self.discriminate(covariance)
+
+    def discriminate(self, covariance: Tensor) -> None:
+        """Find the linear scores of these means and this covariance (D, D)."""
         means = self.prototypes.means
         eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
         shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * eye
         weight = torch.linalg.solve(shrunk, means.T).T  # (K, D)
         self.discriminant.weight = weight
         self.discriminant.bias = -(weight * means).sum(1) / 2
+
+    def forget(self, what: Forgotten) -> list[str]:
+        n, out = int(self.prototypes.counts.sum()), what.features.double()
+        remains = super().forget(what)
+        # A class that went had no mean before its first image.
+        deviations = before_update(out, what.labels, self.prototypes.means, self.prototypes.counts)
+        covariance = (n * mirror_(unpack(self.covariance)) - deviations.T @ deviations) / max(n - len(out), 1)
+        self.covariance = pack(covariance)
+        self.discriminate(covariance)
+        if what.without_images:
+            return [*remains, "their share of the covariance of all classes; give their images to take it out"]
+        return [*remains, f"weights of the running covariance that count images, a difference of about 1 in {n}"]
 
     def scores(self, features: Tensor) -> Tensor:
         return features.double() @ self.discriminant.weight.T + self.discriminant.bias

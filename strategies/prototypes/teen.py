@@ -65,4 +65,6 @@ class TEEN(CosinePrototypes):
 
     def rows(self) -> Tensor:
         base, new = self.prototypes.means[: self.n_base], self.prototypes.means[self.n_base :]
-        return torch.cat([F.normalize(base, dim=1), calibrated(new, base, self.alpha, self.tau, self.fusion)])
+        known = self.prototypes.counts[: self.n_base] > 0  # a base class may have been forgotten
+        moved = calibrated(new, base, self.alpha, self.tau, self.fusion, known)
+        return torch.cat([F.normalize(base, dim=1), moved])

@@ -22,7 +22,7 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
     return torch.cat([some @ matrix for some in filled.split(ROWS)])[: len(rows)]
 
 
-def similarity_weights(new: Tensor, base: Tensor, tau: float) -> Tensor:
+def similarity_weights(new: Tensor, base: Tensor, tau: float, known: Tensor | None = None) -> Tensor:
     """How much each new class takes from each base class: (N, D), (B, D) -> (N, B), rows that sum to 1.
 
     w_nb = softmax over b of tau * cos(c_n, c_b). Wang et al., Few-Shot Class-Incremental Learning via Training-Free
@@ -32,12 +32,21 @@ def similarity_weights(new: Tensor, base: Tensor, tau: float) -> Tensor:
         new: prototypes of new classes.
         base: prototypes of base classes.
         tau: the inverse temperature; 0 weighs all alike, large values take the most similar one alone.
+        known: which base classes count, bool (B,), the others weigh nothing; None: all.
     """
-    return torch.softmax(tau * product(F.normalize(new, dim=1), F.normalize(base, dim=1).T), dim=1)
+    similar = tau * product(F.normalize(new, dim=1), F.normalize(base, dim=1).T)
+    if known is not None:
+        similar = similar.masked_fill(~known, -torch.inf)
+    return torch.softmax(similar, dim=1).nan_to_num(nan=0.0)
 
 
 def calibrated(
-    new: Tensor, base: Tensor, alpha: float, tau: float, fusion: Literal["paper", "released"] = "paper"
+    new: Tensor,
+    base: Tensor,
+    alpha: float,
+    tau: float,
+    fusion: Literal["paper", "released"] = "paper",
+    known: Tensor | None = None,
 ) -> Tensor:
     """Prototypes of new classes moved towards similar base classes: (N, D), (B, D) -> (N, D).
 
@@ -52,8 +61,9 @@ def calibrated(
         tau: the inverse temperature of the weights.
         fusion: ``paper`` takes d_n as it is; ``released``, as the authors' program, brings it to unit length first,
             which moves prototypes farther where base classes differ.
+        known: which base classes count, bool (B,); None: all.
     """
-    moved = product(similarity_weights(new, base, tau), F.normalize(base, dim=1))
+    moved = product(similarity_weights(new, base, tau, known), F.normalize(base, dim=1))
     if fusion == "released":
         moved = F.normalize(moved, dim=1)
     return (1 - alpha) * F.normalize(new, dim=1) + alpha * moved

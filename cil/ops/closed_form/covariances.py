@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,32 @@ class ClassCovariances(Statistics):
     def grow(self, n_new: int) -> None:
         """Append classes without vectors; their covariance is zero, and that of a single vector stays zero."""
         self.triangles = extended(self.triangles, n_new)
+
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make these classes ones without vectors."""
+        self.triangles[list(classes)] = 0
+
+    def unlearn(self, features: Tensor, labels: Tensor, before: ClassMeans) -> None:
+        """Take out vectors (N, D) of classes (N,) that were taken in: the inverse of :meth:`learn`.
+
+        Args:
+            features: (N, D)
+            labels: (N,)
+            before: means and counts with these vectors.
+        """
+        x, d = features.double(), self.num_features
+        rows, columns = torch.tril_indices(d, d, device=x.device)
+        for label in labels.unique().tolist():
+            out = x[labels == label]
+            n, m = int(before.counts[label]), len(out)
+            scatter = max(n - 1, 0) * self.triangles[label].double()
+            if n > m:
+                own = out.mean(0)
+                rest = (n * before.means[label] - m * own) / (n - m)
+                gap, deviations = rest - own, out - own
+                scatter -= (deviations.T @ deviations)[rows, columns]
+                scatter -= ((n - m) * m / n) * torch.outer(gap, gap)[rows, columns]
+            self.triangles[label] = (scatter / max(n - m - 1, 1) * (n - m > 1)).to(self.triangles.dtype)
 
     def matrices(self) -> Tensor:
         """float64 (K, D, D)"""

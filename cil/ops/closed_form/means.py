@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from cil.errors import UserError
 from cil.machine import distributed
 from cil.ops.closed_form.statistics import Statistics
 from cil.ops.growing import extended
@@ -30,6 +33,30 @@ class ClassMeans(Statistics):
         """Append classes without images."""
         self.means = extended(self.means, n_new)
         self.counts = extended(self.counts, n_new)
+
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make these classes ones without vectors."""
+        self.means[list(classes)] = 0
+        self.counts[list(classes)] = 0
+
+    def unlearn(self, features: Tensor, labels: Tensor) -> None:
+        """Take out vectors (N, D) of classes (N,) that were taken in: the rest is the mean of the others.
+
+        Raises:
+            UserError: there are more of a class than were taken in.
+        """
+        counts = torch.bincount(labels, minlength=len(self.counts))
+        if (counts > self.counts).any():
+            label = int((counts > self.counts).nonzero()[0])
+            raise UserError(
+                f"{int(counts[label])} images are to be forgotten of a class that learned {int(self.counts[label])}"
+            )
+        sums = self.means * self.counts[:, None]
+        sums.index_add_(0, labels, -features.double())
+        self.counts = self.counts - counts
+        touched = counts > 0
+        rest = sums / self.counts.clamp_min(1)[:, None] * (self.counts > 0)[:, None]
+        self.means = torch.where(touched[:, None], rest, self.means)
 
     def learn(self, features: Tensor, labels: Tensor) -> None:
         """Take in more vectors (N, D) of classes (N,); with several processes, each one's own share."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +39,20 @@ class KeptFeatures(Statistics):
         stop = min(start + len(features), self.features.shape[1])
         self.features[label, start:stop] = F.normalize(features[: stop - start], dim=1)
         self.counts[label] = stop
+
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make these classes ones without features."""
+        self.features[list(classes)] = 0
+        self.counts[list(classes)] = 0
+
+    def unlearn(self, features: Tensor, labels: Tensor) -> None:
+        """Remove those of these features (N, D) that are kept, of their classes (N,); a millionth of the length apart."""
+        for vector, label in zip(F.normalize(features, dim=1), labels.tolist(), strict=True):
+            kept = self.features[label, : self.counts[label]]
+            others = kept[(kept - vector).norm(dim=1) > 1e-6]
+            self.features[label] = 0
+            self.features[label, : len(others)] = others
+            self.counts[label] = len(others)
 
     def votes(self, features: Tensor, k: int, temperature: float) -> Tensor:
         """Votes of the k nearest kept features for their classes: (B, D) -> (B, K).

@@ -108,6 +108,29 @@ class Ridge(Statistics):
             gamma = float(self.gamma) if gamma is None else gamma
             self._accumulate(samples, gamma if isinstance(gamma, Sequence) else [gamma])
 
+    def drop(self, classes: Sequence[int]) -> None:
+        """Make the weights of these classes 0, which is their solution without their labels; A keeps their images."""
+        self.weight[:, list(classes)] = 0
+
+    def unlearn(self, x: Tensor, labels: Tensor) -> None:
+        """Take samples out again: W is then that of the others alone, up to rounding.
+
+        Args:
+            x: (n, M), samples that were learned with one-hot labels.
+            labels: (n,)
+
+        Raises:
+            UserError: the equations cannot be solved without them, as when they had not been learned.
+        """
+        x, gamma = x.double(), float(self.gamma)
+        matrix = self.information()
+        target = matrix @ self.weight + gamma * self.weight  # Q
+        target -= x.T @ torch.nn.functional.one_hot(labels, self.weight.shape[1]).double()
+        matrix -= x.T @ x
+        factor = cholesky(matrix, gamma)
+        self.weight = solve(factor, target)
+        self._keep(torch.cholesky_inverse(factor) if self.inverse else matrix)
+
     def information(self) -> Tensor:
         """A = X^T X of all samples so far, (M, M)."""
         if not self.inverse:
