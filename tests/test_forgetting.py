@@ -233,7 +233,7 @@ def test_mistakes_are_told(tmp_path):
     ):
         with pytest.raises(UserError, match=told):
             model.forget(*words)
-    with pytest.raises(UserError, match="images of the class: no 'nonsense'"):
+    with pytest.raises(UserError, match="class: no 'nonsense'"):
         model.forget(images={"nonsense": picture})
     with pytest.raises(UserError, match="13 images are to be forgotten of a class that learned 12"):
         model.forget(images={model.classes[1]: [picture] * 13})

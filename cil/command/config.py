@@ -53,6 +53,7 @@ def settings(
     images: str = "auto",
     workers: int | None = None,
     evaluators: list[str] | None = None,
+    calibration: float | None = None,
     seed: int = 0,
     seeds: dict[Literal["init", "data", "exemplars"], int] | None = None,
     device: str = "auto",
@@ -83,6 +84,8 @@ def settings(
         workers: processes that decode image files; 0: threads of this one; null: as many as ``threads``.
         evaluators: ``linear``, ``nearest_mean``, ``nearest_mean_flip``; null: linear, and nearest_mean if there are
             exemplars. The strategy's own is always added.
+        calibration: share of each class's training images that is not learned but tells how sure scores are, such as
+            0.1: probabilities and a threshold for unknown images come from them; null: all images are learned.
         seed: of initial weights, of data order and augmentation, and of exemplar selection.
         seeds: other seeds for ``init``, ``data`` or ``exemplars`` alone, such as ``{init: 3}``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -237,6 +240,7 @@ def instantiate(
         device=device,
         precision=pick_precision(str(built.precision), device),
         compile=built.compile,
+        calibration=built.calibration,
         reference=reference(built.memory.budget, built.model, channels),
     )
 

@@ -11,7 +11,7 @@ import torch
 
 from cil.data.images import ClassPrint, ImageSet
 from cil.deploy.learned import Learned, State, event, plain
-from cil.deploy.pictures_given import named
+from cil.deploy.pictures_given import known
 from cil.errors import UserError, unknown
 from cil.experiment.blueprint import Blueprint
 from cil.experiment.provenance import Origin
@@ -44,7 +44,7 @@ def forgotten(learned: Learned, classes: Iterable[str], images: Any = None) -> S
     names = _known(classes, ids)
     if names and len(names) == len(ids):
         raise UserError("a model that forgets all of its classes knows nothing; leave it at least one")
-    data = _images(learned, images, ids)
+    data = known(images, blueprint)
     if not names and not len(data):
         raise UserError("nothing is to be forgotten: give names of classes, or images")
     gone = tuple(ids[name] for name in names)
@@ -82,18 +82,6 @@ def _known(classes: Iterable[str], ids: dict[str, int]) -> tuple[str, ...]:
         if name not in ids:
             raise unknown("classes", str(name), ids)
     return names
-
-
-def _images(learned: Learned, images: Any, ids: dict[str, int]) -> ImageSet:
-    """The images to take out, labels as ids; maybe none."""
-    channels, height, width = learned.blueprint.image_shape
-    if images is None:
-        return ImageSet(np.empty((0, height, width, channels), dtype=np.uint8), np.empty(0, dtype=np.int64))
-    given = named(images, learned.blueprint)
-    for name in given.names:
-        if name not in ids:
-            raise unknown("images of the class", name, ids)
-    return ImageSet(given.images, np.array([ids[name] for name in given.names], dtype=np.int64))
 
 
 def _no_features(start: Start, learned: Learned) -> torch.Tensor:

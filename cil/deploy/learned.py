@@ -159,6 +159,7 @@ def _experiment(origin: Origin, blueprint: Blueprint, device: torch.device) -> t
         device=device,
         precision=blueprint.precision,
         compile=built.compile,
+        calibration=0.0 if built.calibration is None and blueprint.calibrated else built.calibration,
     )
     experiment.sized = blueprint.sized  # what a budget decided for all tasks
     return experiment, built.threads

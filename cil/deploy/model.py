@@ -15,24 +15,25 @@ import torch
 from torch import Tensor
 
 from cil.data.images import ImageSet
-from cil.deploy import extension, forgetting, model_file
+from cil.deploy import calibrating, extension, forgetting, model_file
 from cil.deploy.learned import Learned
 from cil.deploy.pictures_given import stored
 from cil.errors import UserError, check_number
-from cil.evaluation.accuracy import class_means, nearness
+from cil.evaluation.accuracy import class_means, scores_of
+from cil.evaluation.probabilities import Probabilities, of_strategy
 from cil.experiment.progress import Progress
-from cil.learning.inference import passes
 from cil.machine.device import pick_device
 from cil.memory.ledger import measure_run
 from cil.units import show
 
 
 class Answer(NamedTuple):
-    """One class that a picture may show: its name, its stable id, and its score; higher is likelier."""
+    """One class that a picture may show: its name, its stable id, its score, and its probability where there is one."""
 
     name: str
     id: int
     score: float
+    probability: float | None
 
 
 class Model(Learned):
@@ -86,28 +87,79 @@ class Model(Learned):
         if not len(images):
             return torch.empty(0, len(self.names))
         data = ImageSet(images, np.zeros(len(images), dtype=np.int64))
-        linear = self.strategy.evaluator == "linear"
-        parts = [
-            scores if linear else nearness(features, self.means)
-            for features, scores in passes(self.strategy, data, self.place, need_scores=linear)
-        ]
-        found = torch.cat(parts).float().cpu()
+        found = scores_of(self.strategy, data, self.place, self.means).float().cpu()
         found[:, list(self.blueprint.forgotten)] = -torch.inf
         return found
 
     @property
-    def means(self) -> Tensor:
-        """The means of exemplars that the method compares features with, (K, D)."""
-        if self._means is None:
-            name = self.strategy.evaluator
+    def means(self) -> Tensor | None:
+        """The means of exemplars that the method compares features with, (K, D); None: it has scores of its own."""
+        name = self.strategy.evaluator
+        if self._means is None and name != "linear":
             with torch.inference_mode():
                 found = class_means(self.strategy, self.exemplars, len(self.names), self.place, [name])
             self._means = found[name]
         return self._means
 
-    def predict(self, pictures: Any) -> list[str]:
-        """The likeliest class of each picture; pictures as :meth:`scores` takes them."""
-        return [self.names[best] for best in self.scores(pictures).argmax(1).tolist()]
+    @property
+    def probabilities(self) -> Probabilities | None:
+        """What makes probabilities of scores; None: the model carries nothing that does."""
+        try:
+            found = of_strategy(self.strategy)
+        except LookupError:
+            return Probabilities() if self.strategy.logits and self.strategy.evaluator == "linear" else None
+        return found if int(found.images) else None
+
+    def predict(self, pictures: Any, *, reject: float | None = None) -> list[str | None]:
+        """The likeliest class of each picture, or None for one that resembles no class.
+
+        Args:
+            pictures: as :meth:`scores` takes them.
+            reject: share of pictures of known classes that may be rejected by mistake, such as 0.05: what has less
+                confidence than that share of the images that were set aside is rejected. None: nothing is.
+
+        Raises:
+            UserError: no such share, no image was set aside to know it by, or as for :meth:`scores`.
+        """
+        scores = self.scores(pictures)
+        names: list[str | None] = [self.names[best] for best in scores.argmax(1).tolist()]
+        if reject is not None:
+            found = self._calibrated("reject")
+            sure = (found.confidence(scores) >= found.threshold(reject)).tolist()
+            names = [name if one else None for name, one in zip(names, sure, strict=True)]
+        return names
+
+    def predict_proba(self, pictures: Any) -> Tensor:
+        """The probability of each id for each picture, rows that sum to 1: (N, K) float64; 0 where forgotten.
+
+        Raises:
+            UserError: the method's scores make no probabilities, and no image was set aside to calibrate them; or as
+                for :meth:`scores`.
+        """
+        return self._calibrated("predict_proba").of(self.scores(pictures))
+
+    def _calibrated(self, what: str) -> Probabilities:
+        found = self.probabilities
+        if found is None:
+            raise UserError(
+                f"{what}: the scores of {self.strategy.label} make no probabilities by themselves; calibrate the model "
+                "with pictures that it has not learned (Model.calibrate), or train with calibration: 0.1"
+            )
+        return found
+
+    def calibrate(self, data: Any = None) -> Model:
+        """A model that knows how sure its scores are: the temperature of probabilities, and confidences to reject by.
+
+        Both are carried from then on, and counted: about a kilobyte.
+
+        Args:
+            data: pictures that were not learned, with names of known classes, as :meth:`extend` takes them; never those
+                that the model is judged by. None: the exemplars, which were learned, so that it looks surer than it is.
+
+        Raises:
+            UserError: there are no pictures, or one is of a class that is not known.
+        """
+        return Model(calibrating.calibrated(self, data), self.place.device)
 
     def top(self, pictures: Any, k: int = 5) -> list[list[Answer]]:
         """The k likeliest classes of each picture, or all of fewer, the likeliest first.
@@ -120,11 +172,14 @@ class Model(Learned):
             UserError: k is no number of classes, or as for :meth:`scores`.
         """
         check_number("top", k, least=1, whole=True)
-        best = self.scores(pictures).topk(min(k, len(self.classes)), dim=1)
-        return [
-            [Answer(self.names[i], i, value) for i, value in zip(ids, values, strict=True)]
-            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        scores, found = self.scores(pictures), self.probabilities
+        best = scores.topk(min(k, len(self.classes)), dim=1)
+        shares = None if found is None else found.of(scores).gather(1, best.indices).tolist()
+        out = []
+        for row, (ids, values) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
+            own = [None] * len(ids) if shares is None else shares[row]
+            out.append([Answer(self.names[i], i, *two) for i, *two in zip(ids, values, own, strict=True)])
+        return out
 
     # --- teach ------------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ def _learned(records: list[dict[str, Any]]) -> Event:
         "images": sum(record["train_images"] for record in records),
         "seconds": sum(record["seconds"] for record in records),
         "accuracy": accuracy,
+        "calibration": last.get("calibration"),
     }
 
 

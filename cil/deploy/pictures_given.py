@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cil.data.images import Dataset
+from cil.data.images import Dataset, ImageSet
 from cil.data.pictures import CHANNELS, as_stored
-from cil.errors import UserError
+from cil.errors import UserError, unknown
 from cil.experiment.blueprint import Blueprint
 
 
@@ -81,6 +81,27 @@ def named(data: Any, blueprint: Blueprint) -> Named:
     if wrong:
         raise UserError(f"a class's name must be a text, not {wrong[0]!r}")
     return Named(pictures, [str(name) for name in names])
+
+
+def known(data: Any, blueprint: Blueprint) -> ImageSet:
+    """Pictures of classes that a model knows, labels as ids.
+
+    Args:
+        data: as :func:`named` takes them; None: no picture.
+        blueprint: of the model.
+
+    Raises:
+        UserError: as :func:`named`, or a class is not known.
+    """
+    channels, height, width = blueprint.image_shape
+    if data is None:
+        return ImageSet(np.empty((0, height, width, channels), dtype=np.uint8), np.empty(0, dtype=np.int64))
+    ids = {name: label for label, name in enumerate(blueprint.class_names) if name}
+    given = named(data, blueprint)
+    for name in given.names:
+        if name not in ids:
+            raise unknown("class", name, ids)
+    return ImageSet(given.images, np.array([ids[name] for name in given.names], dtype=np.int64))
 
 
 def _of_set(data: Dataset, blueprint: Blueprint) -> np.ndarray:

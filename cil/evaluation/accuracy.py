@@ -85,6 +85,23 @@ def nearness(features: Tensor, means: Tensor) -> Tensor:
     return -torch.cdist(F.normalize(features, dim=1), means).nan_to_num(nan=torch.inf)
 
 
+def scores_of(strategy: Strategy, data: ImageSet, place: Place, means: Tensor | None = None) -> Tensor:
+    """The method's own scores of some images, (N, K); several processes share the images, and each gets all scores.
+
+    Args:
+        strategy: after ``end``.
+        data: images.
+        place: augmentation, device and precision of the run.
+        means: of exemplars, (K, D), where its own evaluator compares with them; None: its scores.
+    """
+    own = distributed.own(data)
+    parts = [
+        scores if means is None else nearness(features, means)
+        for features, scores in passes(strategy, own or data.subset([0]), place, need_scores=means is None)
+    ]
+    return distributed.gather(torch.cat(parts)[: len(own)])
+
+
 def check(wanted: Sequence[str], strategy: Strategy, has_exemplars: bool) -> None:
     """Refuse evaluators that there are not, or that need exemplars where there are none.
 

@@ -30,6 +30,7 @@ class Blueprint:
         precision: in which the run computed.
         budget: in bytes, whatever it was stated as; None: there is none.
         forgotten: ids of classes that were learned and are not known any more; their names are empty.
+        calibrated: whether it carries a temperature and confidences.
     """
 
     image_shape: tuple[int, int, int]
@@ -42,6 +43,7 @@ class Blueprint:
     precision: str
     budget: int | None = None
     forgotten: tuple[int, ...] = ()
+    calibrated: bool = False
 
     @classmethod
     def of(cls, experiment: Experiment, task: int) -> Blueprint:
@@ -57,6 +59,7 @@ class Blueprint:
             preprocessing=None if own is None else own.as_dict(),
             sized=experiment.sized,
             precision=experiment.precision,
+            calibrated=experiment.calibration is not None,
             budget=None if experiment.budget is None else experiment.budget.bytes,
         )
 

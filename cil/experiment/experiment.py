@@ -13,8 +13,9 @@ import torch
 from cil.data.augmentation import Augmentation
 from cil.data.scenario import Scenario, Task
 from cil.data.seeds import Seeds, seeded
-from cil.errors import UserError
+from cil.errors import UserError, check_number
 from cil.evaluation import accuracy
+from cil.evaluation.probabilities import Probabilities
 from cil.features.cache import Features, Progress
 from cil.features.store import Store
 from cil.learning import selection
@@ -44,6 +45,8 @@ class Experiment:
         device: where to compute.
         precision: ``32``, ``bf16-mixed``, ``16-mixed`` or ``64``.
         compile: mode of ``torch.compile`` for losses; None: they are not compiled.
+        calibration: share of each class's training images that is set aside to find probabilities on; 0: none is, and
+            there is room for what is found elsewhere; None: there are no probabilities.
         reference: the other method whose size is the budget, where the memory's budget names one.
     """
 
@@ -57,6 +60,7 @@ class Experiment:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "32"
     compile: str | None = None
+    calibration: float | None = None
     reference: Reference | None = None
 
     def check(self) -> None:
@@ -66,6 +70,8 @@ class Experiment:
             UserError: names the option, its value and what is legal.
         """
         self.memory.check()
+        if self.calibration is not None:
+            check_number("calibration", self.calibration, least=0, below=1)
         strategy = self.fresh()
         strategy.check(self.scenario)
         self.trainer.check(len(self.scenario.tasks), self.scenario.pieces)
@@ -141,9 +147,14 @@ class Experiment:
 
     def make(self) -> Strategy:
         """The strategy, freshly initialised, without classes; what a budget decides (``sized_by``) is decided."""
+        return self._made(self.sized)
+
+    def _made(self, sized: tuple[str, int] | None) -> Strategy:
         strategy = self.build()
-        if self.sized is not None:
-            setattr(strategy, *self.sized)
+        if sized is not None:
+            setattr(strategy, *sized)
+        if self.calibration is not None:
+            strategy.probabilities = Probabilities()
         return strategy
 
     @cached_property
@@ -162,12 +173,9 @@ class Experiment:
             raise UserError(f"strategy.{name}: null lets a strict memory.budget decide it, and {why}; give a number")
 
         def fits(value: int) -> bool:
-            def build() -> Strategy:
-                strategy = self.build()
-                setattr(strategy, name, value)
-                return strategy
-
-            return counted(growth(build, self.scenario)[-1], budget.convention) <= budget.bytes
+            return (
+                counted(growth(lambda: self._made((name, value)), self.scenario)[-1], budget.convention) <= budget.bytes
+            )
 
         high = 1
         while fits(2 * high):

@@ -11,6 +11,7 @@ from cil.data.scenario import Scenario, Task
 from cil.data.seeds import Seeds, generator, seeded
 from cil.evaluation import few_shot, metrics
 from cil.evaluation.accuracy import Predictions, evaluate
+from cil.evaluation.probabilities import calibrate, of_strategy
 from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
@@ -18,7 +19,7 @@ from cil.experiment.provenance import Origin
 from cil.experiment.resume import Keeper, Record, Start, restore, save_boundary
 from cil.learning.inference import described, features_of
 from cil.learning.place import Place
-from cil.learning.selection import hold_out
+from cil.learning.selection import hold_out, set_aside
 from cil.learning.strategy import Strategy
 from cil.learning.trainer import Trainer
 from cil.machine.compute import Compute, Flops, peak_memory, reset_peak
@@ -85,6 +86,9 @@ def run(
             place = experiment.place(task.index, keeper)
             place.compute = compute
             trainer = experiment.trainer.at(place)
+            aside = None
+            if experiment.calibration:
+                task, aside = set_aside(task, experiment.calibration, experiment.seeds.data)
             task = hold_out(task, trainer, scenario, experiment.seeds.data)
             stored = len(exemplars) if experiment.memory.codec != "raw" else 0
             decoded = (stored + len(task.train) * experiment.memory.code_new) * scenario.test.image_bytes
@@ -95,6 +99,8 @@ def run(
                     learn(strategy, exemplars.as_stored(task), exemplars, trainer, experiment)
                 with compute.phase("selection"):
                     known = select(strategy, task, exemplars, place, experiment.seeds, limits.rooms[task.index])
+                    if aside is not None:
+                        calibrate(strategy, aside, task.n_seen, exemplars, place)
                 seen = scenario.test.of_classes(range(task.n_seen))
                 with compute.phase("evaluation"):
                     predictions = (
@@ -112,6 +118,8 @@ def run(
                 "forward_flops": forward_flops,
                 "peak_bytes": peak_memory(experiment.device),
             }
+            if aside is not None:
+                record["calibration"] = of_strategy(strategy).as_json()
             if ahead:
                 record["near_future"] = ahead
             records.append(record)

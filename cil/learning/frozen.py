@@ -35,6 +35,7 @@ class Frozen(Strategy, abc.ABC):
 
     exemplar_free: ClassVar[bool] = True
     freezes_backbone: ClassVar[bool] = True
+    logits: ClassVar[bool] = False
 
     @property
     def needs_boundaries(self) -> bool:  # type: ignore[override]

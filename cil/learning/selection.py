@@ -88,6 +88,25 @@ def hold_out(task: Task, trainer: Trainer, scenario: Scenario, seed: int) -> Tas
     return dataclasses.replace(task, train=kept)
 
 
+def set_aside(task: Task, share: float, seed: int) -> tuple[Task, ImageSet]:
+    """A task without some of its images, and those: of each class this share, rounded; one at least is learned.
+
+    Args:
+        task: to be learned.
+        share: set aside, in (0, 1); a class of few images may have none.
+        seed: of the draw.
+    """
+    labels, draws, aside = task.train.labels.numpy(), generator(seed, "calibration", task.index), []
+    for label in task.present:
+        own = np.flatnonzero(labels == label)
+        n = min(round(share * len(own)), len(own) - 1)
+        aside.append(own[torch.randperm(len(own), generator=draws).numpy()[:n]])
+    out = np.zeros(len(labels), dtype=bool)
+    out[np.concatenate(aside)] = True
+    kept, held = (task.train.subset(np.flatnonzero(which)) for which in (~out, out))
+    return dataclasses.replace(task, train=kept), held
+
+
 def judge(images: ImageSet, place: Place) -> Callable[[Strategy], float]:
     """The accuracy of a learning strategy on these images, by its ``learning_scores``."""
 

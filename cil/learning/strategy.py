@@ -101,6 +101,7 @@ class Strategy(nn.Module):
         needs_all_data: the method trains on all data of the past, as upper bounds do; it needs
             ``memory.exemplars: all``.
         needs: what the backbone must offer, a runtime Protocol.
+        logits: the scores are those of a softmax that was learned, so that it makes probabilities of them.
         sized_by: the hyper-parameter that a budget decides when it is null, such as the width of a layer; None: none.
         evaluator: the evaluator whose accuracy is the method's own: ``linear`` or ``nearest_mean``.
         label_smoothing: set by the trainer from its own option; used by :meth:`classification`.
@@ -114,6 +115,7 @@ class Strategy(nn.Module):
     freezes_backbone: ClassVar[bool] = False
     needs_all_data: ClassVar[bool] = False
     needs: ClassVar[type] = Backbone
+    logits: ClassVar[bool] = True
     sized_by: ClassVar[str | None] = None
     evaluator: ClassVar[str] = "linear"
     label_smoothing: float = 0.0

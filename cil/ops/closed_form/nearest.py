@@ -46,7 +46,7 @@ class KeptFeatures(Statistics):
         self.counts[list(classes)] = 0
 
     def unlearn(self, features: Tensor, labels: Tensor) -> None:
-        """Remove those of these features (N, D) that are kept, of their classes (N,); a millionth of the length apart."""
+        """Remove those of these features (N, D) that are kept of their classes (N,), up to a millionth of length."""
         for vector, label in zip(F.normalize(features, dim=1), labels.tolist(), strict=True):
             kept = self.features[label, : self.counts[label]]
             others = kept[(kept - vector).norm(dim=1) > 1e-6]
