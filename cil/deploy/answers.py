@@ -14,16 +14,20 @@ from cil.deploy.model import Answer, Model
 from cil.errors import UserError
 from cil.shown import plain
 
+UNKNOWN = "unknown"  # what a picture is called that resembles no class
 PART = 64  # pictures that are read before they are asked about, so that memory stays small
 
 
-def asked(model: Model, places: Iterable[Path], top: int) -> list[tuple[Path, list[Answer]]]:
-    """The likeliest classes of each picture.
+def asked(
+    model: Model, places: Iterable[Path], top: int, reject: float | None = None
+) -> list[tuple[Path, list[Answer]]]:
+    """The likeliest classes of each picture; none of one that is rejected.
 
     Args:
         model: to ask.
         places: image files, and folders that are searched for them.
         top: classes to name for each.
+        reject: as :meth:`Model.predict` takes it.
 
     Raises:
         UserError: there is no such place, a folder without pictures, or a file that is none.
@@ -32,7 +36,7 @@ def asked(model: Model, places: Iterable[Path], top: int) -> list[tuple[Path, li
     found: list[tuple[Path, list[Answer]]] = []
     for start in range(0, len(paths), PART):
         part = paths[start : start + PART]
-        found += zip(part, model.top(part, top), strict=True)
+        found += zip(part, model.top(part, top, reject=reject), strict=True)
     return found
 
 
@@ -43,10 +47,14 @@ def table(answers: Sequence[tuple[Path, list[Answer]]]) -> Table:
     out.add_column("class", overflow="fold")
     out.add_column("id", justify="right")
     out.add_column("score", justify="right")
+    out.add_column("probability", justify="right")
     for path, best in answers:
+        if not best:
+            out.add_row(Text(plain(str(path))), Text(UNKNOWN, style="italic"), "", "", "")
         for rank, one in enumerate(best):
             shown = Text(plain(str(path))) if rank == 0 else Text("")
-            out.add_row(shown, Text(plain(one.name)), str(one.id), f"{one.score:.3f}")
+            sure = "" if one.probability is None else f"{one.probability:.3f}"
+            out.add_row(shown, Text(plain(one.name)), str(one.id), f"{one.score:.3f}", sure)
     return out
 
 

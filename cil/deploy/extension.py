@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Extension:
             DivergedError: the loss became NaN or infinite.
         """
         learned, experiment = self.learned, self.experiment
-        task, origin = experiment.scenario.tasks[-1], self._origin()
+        task, origin = experiment.scenario.tasks[-1], self.origin
         with learned.computing():
             records, strategy, exemplars = run(
                 experiment,
@@ -101,7 +102,8 @@ class Extension:
             (*learned.history, made),
         )
 
-    def _origin(self) -> Origin:
+    @cached_property
+    def origin(self) -> Origin:
         """What the longer run learns from; the classes' images by their own hashes."""
         before = self.learned.origin
         task = self.experiment.scenario.tasks[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from cil.data.images import ClassPrint, ImageSet
 from cil.deploy.learned import Learned, State, event, plain
-from cil.deploy.pictures_given import known
+from cil.deploy.pictures_given import known, named
 from cil.errors import UserError, unknown
 from cil.experiment.blueprint import Blueprint
 from cil.experiment.provenance import Origin
@@ -68,10 +69,28 @@ def forgotten(learned: Learned, classes: Iterable[str], images: Any = None) -> S
         images_of=singles,
         exemplars_removed=held - len(exemplars),
         remains=remains,
+        data=fingerprint(data.raw()),
     )
     return State(
         _origin(learned, gone), _blueprint(learned, gone), plain(strategy, exemplars), (*learned.history, made)
     )
+
+
+def done_before(learned: Learned, classes: Iterable[str], images: Any = None) -> bool:
+    """Whether this was the last thing that was done to a model: a program may have been killed right after it."""
+    last = learned.history[-1]
+    names = [classes] if isinstance(classes, str) else list(dict.fromkeys(classes))
+    if last["did"] != "forget" or last["classes"] != names:
+        return False
+    if images is None:
+        return last["data"] is None
+    given = named(images, learned.blueprint)
+    return last["data"] == fingerprint(given.images)
+
+
+def fingerprint(images: np.ndarray) -> str | None:
+    """By what images that were given are known again: uint8 (N, H, W, C); None: there are none."""
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()[:16] if len(images) else None
 
 
 def _known(classes: Iterable[str], ids: dict[str, int]) -> tuple[str, ...]:

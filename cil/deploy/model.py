@@ -16,8 +16,9 @@ from torch import Tensor
 
 from cil.data.images import ImageSet
 from cil.deploy import calibrating, extension, forgetting, model_file
+from cil.deploy.judging import Judgement, judged
 from cil.deploy.learned import Learned
-from cil.deploy.pictures_given import stored
+from cil.deploy.pictures_given import named, stored
 from cil.errors import UserError, check_number
 from cil.evaluation.accuracy import class_means, scores_of
 from cil.evaluation.probabilities import Probabilities, of_strategy
@@ -121,13 +122,7 @@ class Model(Learned):
         Raises:
             UserError: no such share, no image was set aside to know it by, or as for :meth:`scores`.
         """
-        scores = self.scores(pictures)
-        names: list[str | None] = [self.names[best] for best in scores.argmax(1).tolist()]
-        if reject is not None:
-            found = self._calibrated("reject")
-            sure = (found.confidence(scores) >= found.threshold(reject)).tolist()
-            names = [name if one else None for name, one in zip(names, sure, strict=True)]
-        return names
+        return [best[0].name if best else None for best in self.top(pictures, 1, reject=reject)]
 
     def predict_proba(self, pictures: Any) -> Tensor:
         """The probability of each id for each picture, rows that sum to 1: (N, K) float64; 0 where forgotten.
@@ -161,12 +156,13 @@ class Model(Learned):
         """
         return Model(calibrating.calibrated(self, data), self.place.device)
 
-    def top(self, pictures: Any, k: int = 5) -> list[list[Answer]]:
-        """The k likeliest classes of each picture, or all of fewer, the likeliest first.
+    def top(self, pictures: Any, k: int = 5, *, reject: float | None = None) -> list[list[Answer]]:
+        """The k likeliest classes of each picture, or all of fewer, the likeliest first; none of one that is rejected.
 
         Args:
             pictures: as :meth:`scores` takes them.
             k: at least 1.
+            reject: as :meth:`predict` takes it.
 
         Raises:
             UserError: k is no number of classes, or as for :meth:`scores`.
@@ -179,7 +175,24 @@ class Model(Learned):
         for row, (ids, values) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
             own = [None] * len(ids) if shares is None else shares[row]
             out.append([Answer(self.names[i], i, *two) for i, *two in zip(ids, values, own, strict=True)])
+        if reject is not None:
+            found = self._calibrated("reject")
+            sure = (found.confidence(scores) >= found.threshold(reject)).tolist()
+            out = [best if one else [] for best, one in zip(out, sure, strict=True)]
         return out
+
+    def evaluate(self, data: Any) -> Judgement:
+        """How good the model is: accuracy, by class, confusion, calibration, and what it rejects.
+
+        Args:
+            data: pictures with the names of their classes, as :meth:`extend` takes them; those of classes that are not
+                known tell how well it rejects.
+
+        Raises:
+            UserError: no picture is of a known class, or one cannot be read.
+        """
+        given = named(data, self.blueprint)
+        return judged(repr(self), self.ids, self.scores(given.images), given.names, self.probabilities)
 
     # --- teach ------------------------------------------------------------------------------------------------------
 

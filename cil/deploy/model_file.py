@@ -19,10 +19,10 @@ from cil.experiment.blueprint import Blueprint
 from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
 from cil.experiment.provenance import Origin
 from cil.files import reason, write_atomic
+from cil.report.folder import IN_USE
 
 FORMAT = 1
 KEY = "cil_model"
-IN_USE = "model.safetensors"  # in the folder of a run: the model since it was changed
 
 
 def read(path: Path, task: int | None = None) -> State:

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
+from cil import locks
 from cil.errors import UserError
 from cil.experiment.checkpoint import Checkpoints, DamagedError
 from cil.experiment.provenance import Origin, changed
 from cil.files import check_folder, reason, write_atomic
 from cil.report import report
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where folders are not locked
-    fcntl = None  # type: ignore[assignment]
-
 TELLING = {"config", "seeds", "fingerprint", "scenario", "strategy"}  # of results.json, what a run learned from
-OWN = ("config.yaml", "results.json", "report.md", "events", "checkpoint")
+IN_USE = "model.safetensors"  # what a model became that was taught more, or made to forget, since the run
+OWN = ("config.yaml", "results.json", "report.md", "events", "checkpoint", IN_USE)
 
 
 class RunFolder:
@@ -163,7 +158,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"run_dir: {self.path} cannot be made: {reason(error)}") from error
-        with _held(self.path / ".lock"):
+        with locks.held(self.path / ".lock", f"run_dir: {self.path}"):
             try:
                 if overwrite:
                     for name in OWN:
@@ -184,17 +179,7 @@ class RunFolder:
 
     def holder(self) -> str | None:
         """The process that holds the folder, as ``process 123``; None if it is free."""
-        if fcntl is None:
-            return None
-        path = self.path / ".lock"
-        try:
-            with path.open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _writer(path)
-        except OSError:  # no such file, or a file system without locks
-            pass
-        return None
+        return locks.holder(self.path / ".lock")
 
     def results(self) -> dict[str, Any] | None:
         """The results so far, None if there are none, or none that can be understood.
@@ -220,50 +205,3 @@ class RunFolder:
         with contextlib.suppress(OSError, ValueError), (self.path / "results.json").open("r+b") as file:
             file.seek(file.read().index(was))
             file.write(failed)
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system frees it when the process ends, however that comes about."""
-    if fcntl is None:
-        yield
-        return
-    file = _lock(path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)  # before it is freed: afterwards it may be someone else's
-        file.close()
-
-
-def _lock(path: Path) -> IO[str]:
-    for _ in range(20):  # whoever only asks for the holder has the lock for a moment
-        try:
-            file = path.open("a")
-        except OSError as error:
-            raise UserError(f"run_dir: {path.parent} cannot be written: {reason(error)}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            time.sleep(0.05)
-            continue
-        except OSError:  # a file system without locks
-            return file
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                with contextlib.suppress(OSError):  # without room nobody learns who holds it
-                    file.truncate(0)
-                    print(os.getpid(), file=file, flush=True)
-                return file
-        file.close()  # its former holder deleted it between the opening and the locking
-    raise UserError(f"run_dir: {path.parent} is in use by {_writer(path)}")
-
-
-def _writer(path: Path) -> str:
-    """Who wrote a lock file, which is empty for a moment."""
-    try:
-        return f"process {int(path.read_text())}"
-    except (OSError, ValueError):
-        return "another process"
