@@ -67,9 +67,9 @@ def test_plugins_import_the_engine_and_not_one_another():
 # itself are the ground.
 ROOMS = (
     *("data", "machine", "ops", "nets", "learning", "memory", "features", "evaluation", "experiment", "report"),
-    *("command", "deploy", "compare", "sweep", "testing"),
+    *("command", "verbs", "deploy", "compare", "sweep", "testing"),
 )
-GROUND = ("errors", "files", "renamed", "shown", "units")
+GROUND = ("errors", "files", "locks", "renamed", "shown", "units")
 
 
 def arrows() -> dict[str, set[str]]:

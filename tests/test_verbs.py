@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 import cil
-from cil.deploy import judging
 from cil.deploy.changing import InUse
 from cil.errors import UserError
 from cil.evaluation.probabilities import calibration_error
 from cil.experiment.checkpoint import Checkpoints
 from cil.testing.lab import equal_states
+from cil.verbs import judging
 from tests.models import ROOT, configuration, learned
 from tools import evaluate, extend, forget, predict
 
@@ -151,7 +151,7 @@ def test_the_page_of_an_evaluation(made, run, tmp_path, capsys):
 
 
 def test_names_are_escaped_in_the_page(made, run):
-    from cil.deploy.judgement_page import page
+    from cil.verbs.judgement_page import page
 
     name = "<b>$x$ & co</b>"
     confusion = np.array([[3, 1], [0, 2]])
@@ -208,7 +208,7 @@ def test_a_budget_is_kept_and_a_plan_for_fewer_classes_is_told(tmp_path):
 
     assert measure_run(longer.strategy, longer.exemplars)["strict"] <= 155 * 1024
     assert len(longer.exemplars) < len(model.exemplars) + 12
-    from cil.deploy import extension
+    from cil.verbs import extension
 
     told = " ".join(extension.plan(model, {"x": images}).told())
     assert "the budget stays 0.15 MiB (158720 bytes) (strict)" in told and "leaves" in told
@@ -220,8 +220,8 @@ def test_a_budget_is_kept_and_a_plan_for_fewer_classes_is_told(tmp_path):
 
 def test_what_is_learned_goes_on_after_an_interruption(made, run, monkeypatch):
     model = cil.load(run)
-    from cil.deploy import extension
     from cil.experiment import resume
+    from cil.verbs import extension
 
     data = {"x": sorted((made[0] / "more/x").iterdir()), "y": sorted((made[0] / "more/y").iterdir())}
     wanted = model.extend(data).tensors()

@@ -9,9 +9,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
-from cil.deploy import judgement_page, more
+from cil.deploy import more
 from cil.deploy.model import load
 from cil.shown import Terminal
+from cil.verbs import judgement_page
 from scenarios import datasets
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
-from cil.deploy import extension, more
+from cil.deploy import more
 from cil.deploy.changing import InUse
 from cil.deploy.model import Model, load
 from cil.experiment.progress import Progress
 from cil.shown import Terminal
+from cil.verbs import extension
 from scenarios import datasets
 
 

@@ -10,9 +10,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from cil.command import config
 from cil.deploy import more
 from cil.deploy.changing import InUse
-from cil.deploy.forgetting import done_before
 from cil.deploy.model import load
 from cil.shown import Terminal
+from cil.verbs.forgetting import done_before
 from scenarios import datasets
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from cil import locks
 from cil.deploy import model_file
-from cil.deploy.learned import State
 from cil.errors import UserError
 from cil.experiment.checkpoint import Checkpoints
 from cil.files import check_folder
 from cil.report.folder import IN_USE
+from cil.verbs.learned import State
 
 
 class InUse:

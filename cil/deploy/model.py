@@ -15,10 +15,7 @@ import torch
 from torch import Tensor
 
 from cil.data.images import ImageSet
-from cil.deploy import calibrating, extension, forgetting, model_file
-from cil.deploy.judging import Judgement, judged
-from cil.deploy.learned import Learned
-from cil.deploy.pictures_given import named, stored
+from cil.deploy import model_file
 from cil.errors import UserError, check_number
 from cil.evaluation.accuracy import class_means, scores_of
 from cil.evaluation.probabilities import Probabilities, of_strategy
@@ -26,6 +23,10 @@ from cil.experiment.progress import Progress
 from cil.machine.device import pick_device
 from cil.memory.ledger import measure_run
 from cil.units import show
+from cil.verbs import calibrating, extension, forgetting
+from cil.verbs.judging import Judgement, judged
+from cil.verbs.learned import Learned
+from cil.verbs.pictures_given import named, stored
 
 
 class Answer(NamedTuple):

@@ -13,13 +13,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from cil.deploy.learned import Event, State
 from cil.errors import UserError
 from cil.experiment.blueprint import Blueprint
 from cil.experiment.checkpoint import Checkpoints, DamagedError, Moment
 from cil.experiment.provenance import Origin
 from cil.files import reason, write_atomic
 from cil.report.folder import IN_USE
+from cil.verbs.learned import Event, State
 
 FORMAT = 1
 KEY = "cil_model"

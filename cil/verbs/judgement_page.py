@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cil.deploy.judging import Judgement
 from cil.errors import UserError
 from cil.files import check_folder, write_atomic
 from cil.shown import plain
+from cil.verbs.judging import Judgement
 
 PAGE, DATA = "index.html", "evaluation.json"
 NAMED = 40  # classes whose names fit beside a confusion matrix

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from cil.data.images import ClassPrint, Dataset, ImageSet
-from cil.deploy.learned import Learned, State, event, plain
-from cil.deploy.pictures_given import Named, named
 from cil.experiment.checkpoint import Checkpoints
 from cil.experiment.experiment import Experiment, Limits
 from cil.experiment.progress import Progress
 from cil.experiment.provenance import Origin
 from cil.experiment.run import run
 from cil.units import show
+from cil.verbs.learned import Learned, State, event, plain
+from cil.verbs.pictures_given import Named, named
 
 
 @dataclasses.dataclass
@@ -124,7 +124,7 @@ def plan(learned: Learned, data: Any) -> Extension:
 
     Args:
         learned: what is to learn more; it stays as it is.
-        data: pictures with the names of their classes, as :func:`cil.deploy.pictures_given.named` takes them.
+        data: pictures with the names of their classes, as :func:`cil.verbs.pictures_given.named` takes them.
 
     Raises:
         UserError: the pictures cannot be used, the method cannot learn them, or the budget has no room for them.

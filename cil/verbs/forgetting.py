@@ -11,8 +11,6 @@ import numpy as np
 import torch
 
 from cil.data.images import ClassPrint, ImageSet
-from cil.deploy.learned import Learned, State, event, plain
-from cil.deploy.pictures_given import known, named
 from cil.errors import UserError, unknown
 from cil.experiment.blueprint import Blueprint
 from cil.experiment.provenance import Origin
@@ -21,6 +19,8 @@ from cil.learning.forgetting import Forgotten
 from cil.learning.inference import features_of
 from cil.memory.exemplars import Exemplars
 from cil.nets import lookup
+from cil.verbs.learned import Learned, State, event, plain
+from cil.verbs.pictures_given import known, named
 
 
 @lookup.one_size()
@@ -33,7 +33,7 @@ def forgotten(learned: Learned, classes: Iterable[str], images: Any = None) -> S
     Args:
         learned: the model; it stays as it is.
         classes: names of classes that go as a whole.
-        images: pictures with the names of their classes, as :func:`cil.deploy.pictures_given.named` takes them: of the
+        images: pictures with the names of their classes, as :func:`cil.verbs.pictures_given.named` takes them: of the
             classes that go, all that were learned, which makes forgetting exact where sums are carried; of others,
             those that are to be forgotten. None: there are none.
 

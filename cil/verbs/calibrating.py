@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cil.deploy.learned import Learned, State, event, plain
-from cil.deploy.pictures_given import known
 from cil.errors import UserError
 from cil.evaluation.probabilities import Probabilities, calibrate, of_strategy
+from cil.verbs.learned import Learned, State, event, plain
+from cil.verbs.pictures_given import known
 
 
 def calibrated(learned: Learned, data: Any = None) -> State:
