@@ -24,7 +24,7 @@ from cil.experiment.checkpoint import Checkpoints
 from cil.testing.lab import equal_states
 from cil.verbs import judging
 from tests.models import ROOT, configuration, learned
-from tools import evaluate, extend, forget, predict
+from tools import advise, evaluate, extend, forget, predict
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +279,45 @@ def test_the_old_model_is_whole_whenever_the_program_is_killed(verb, made, tmp_p
         if kill % 3 == 0 and not is_new:  # the same command again ends it
             assert start(run).wait() == 0
             assert not equal_states(cil.load(run).tensors(), new)
+
+
+# --- extend or learn anew ---------------------------------------------------------------------------------------------
+
+
+def test_ways_are_tried_and_judged_by_what_was_held_out(made, run, capsys):
+    _, experiment = made
+    place = made[0] / "old"
+    if not place.exists():
+        for label, name in enumerate(experiment.scenario.class_names):
+            (place / name).mkdir(parents=True)
+            task = next(task for task in experiment.scenario.tasks if label in task.new)
+            for i, image in enumerate(task.train.of_classes([label]).raw()[:, :, :, 0]):
+                Image.fromarray(image).save(place / name / f"{i:02d}.png")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    words = [str(run), "--data", f"folder:{made[0] / 'more'}", "--json"]
+    assert advise.main([*words, "--old", f"folder:{place}", "--methods", "icarl,slda"]) == 0
+    extended, icarl, slda, joint = json.loads(capsys.readouterr().out)
+    assert (extended["name"], extended["needs_old_data"]) == ("extended with Replay", False)
+    assert [way["name"] for way in (icarl, slda, joint)] == [
+        "anew with icarl",
+        "anew with slda",
+        "jointly, from all pictures",
+    ]
+    for way in (extended, icarl, joint):
+        assert (
+            way["why_not"] is None and all(0 <= way[key] <= 1 for key in ("old", "new", "both")) and way["seconds"] > 0
+        )
+    assert icarl["bytes"] <= extended["bytes"]
+    assert joint["bytes"] is None
+    assert joint["both"] > 1 / 12
+    assert advise.main(words) == 0
+    alone, *others = json.loads(capsys.readouterr().out)
+    assert alone["old"] is None and alone["both"] == alone["new"]
+    assert {way["why_not"] for way in others} == {"the old pictures are not at hand"}
+    assert advise.main(words[:-1]) == 0
+    assert "extended with Replay" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    with pytest.raises(UserError, match="strategy: no 'nonsense'"):
+        advise.main([*words, "--methods", "nonsense"])
+    with pytest.raises(UserError, match="there is none of class"):
+        advise.main([*words, "--old", f"folder:{made[0] / 'more'}"])

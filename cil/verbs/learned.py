@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cil.command import config as cfg
 from cil.data.images import ImageSet
+from cil.data.scenario import Scenario
 from cil.data.seeds import Seeds
 from cil.errors import UserError
 from cil.experiment.blueprint import Blueprint
@@ -73,7 +74,12 @@ class Learned:
 
     def __init__(self, state: State, device: torch.device) -> None:
         self.origin, self.blueprint, self.history = state.origin, state.blueprint, state.history
-        self.experiment, self.threads = _experiment(state.origin, state.blueprint, device)
+        if state.origin.config is None:
+            raise UserError(
+                "this model was learned by a program without a configuration, so it cannot be put together again"
+            )
+        config, seeds = state.origin.config, state.origin.seeds
+        self.experiment, self.threads = put_together(config, seeds, state.blueprint, device)
         start = self.start(self.experiment, state.tensors)
         self.strategy, self.exemplars = start.strategy, start.exemplars
         self.strategy.eval()
@@ -133,33 +139,53 @@ def plain(strategy: Strategy, exemplars: Exemplars) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
 
 
-def _experiment(origin: Origin, blueprint: Blueprint, device: torch.device) -> tuple[Experiment, int | None]:
-    """The run without its data, enough to build its strategy and to prepare pictures; and its threads."""
-    if origin.config is None:
-        raise UserError(
-            "this model was learned by a program without a configuration, so it cannot be put together again"
-        )
-    parser, config = cfg.of_content(origin.config)
-    model = config.model
-    if model.weights is not None:  # the state holds them
-        model.weights = "random"
-    model.preprocessing, model.pretrained_classes = blueprint.preprocessing, None
-    built = parser.instantiate(config)
-    if blueprint.budget is not None:  # in bytes: what else it was stated as may need the data
+def put_together(
+    config: dict[str, Any],
+    seeds: dict[str, int],
+    blueprint: Blueprint,
+    device: torch.device,
+    *,
+    scenario: Scenario | None = None,
+    anew: bool = False,
+) -> tuple[Experiment, int | None]:
+    """A run of a configuration that was kept, and its processor threads.
+
+    Args:
+        config: as a run keeps it.
+        seeds: of the run.
+        blueprint: of what was learned: how pictures are prepared.
+        device: where to compute.
+        scenario: of the run; None: that of the blueprint, without images, which is enough to build its strategy.
+        anew: it is to learn from the start: pretrained weights are read, and what a budget decides is decided.
+
+    Raises:
+        UserError: a class, a file of weights or an option is not there any more.
+    """
+    parser, parsed = cfg.of_content(config)
+    model = parsed.model
+    if not anew:
+        model.preprocessing, model.pretrained_classes = blueprint.preprocessing, None
+        if model.weights is not None:  # the state holds them
+            model.weights = "random"
+    built = parser.instantiate(parsed)
+    if anew and built.model.weights:
+        built.model.weights = built.model.weights.replace("{seed}", str(seeds["init"]))
+    elif blueprint.budget is not None:  # in bytes: what else it was stated as may need the data
         built.memory.budget = blueprint.budget
     channels = blueprint.image_shape[0]
     experiment = Experiment(
-        scenario=blueprint.scenario("a model"),
+        scenario=scenario or blueprint.scenario("a model"),
         build=lambda: built.strategy(built.model.build(channels)),
         trainer=built.trainer,
         memory=built.memory,
         augmentation=built.augmentation,
-        seeds=Seeds(**origin.seeds),
+        seeds=Seeds(**seeds),
         evaluators=tuple(built.evaluators or ()),
         device=device,
         precision=blueprint.precision,
         compile=built.compile,
         calibration=0.0 if built.calibration is None and blueprint.calibrated else built.calibration,
     )
-    experiment.sized = blueprint.sized  # what a budget decided for all tasks
+    if not anew:
+        experiment.sized = blueprint.sized  # what a budget decided for all tasks
     return experiment, built.threads
