@@ -69,10 +69,11 @@ def test_what_is_found_counts_by_its_images():
     assert int(found.images) == 3000
     found.learn(*other, anew=False)
     second = fit_temperature(*other)
-    assert float(found.temperature) == pytest.approx(first**0.75 * second**0.25)
+    first, second = first / float(one[0].std()), second / float(other[0].std())  # in units of the scores' spread
+    assert float(found.temperature) == pytest.approx(first**0.75 * second**0.25 * float(other[0].std()))
     assert int(found.images) == 4000 and torch.equal(found.confidences, found.confidences.sort().values)
     found.learn(*other, anew=True)
-    assert float(found.temperature) == pytest.approx(second) and int(found.images) == 1000
+    assert float(found.temperature) == pytest.approx(fit_temperature(*other)) and int(found.images) == 1000
     for rate in (0.05, 0.5):
         below = (found.confidence(other[0]) < found.threshold(rate)).double().mean()
         assert float(below) == pytest.approx(rate, abs=2 / KEPT)

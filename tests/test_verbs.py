@@ -315,9 +315,10 @@ def test_ways_are_tried_and_judged_by_what_was_held_out(made, run, capsys):
     assert alone["old"] is None and alone["both"] == alone["new"]
     assert {way["why_not"] for way in others} == {"the old pictures are not at hand"}
     assert advise.main(words[:-1]) == 0
-    assert "extended with Replay" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "extended" in told and "task 3: 12 classes seen; 0.15 MiB carried" in told
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    with pytest.raises(UserError, match="strategy: no 'nonsense'"):
+    with pytest.raises(UserError, match="strategies: no 'nonsense'"):
         advise.main([*words, "--methods", "nonsense"])
     with pytest.raises(UserError, match="there is none of class"):
         advise.main([*words, "--old", f"folder:{made[0] / 'more'}"])

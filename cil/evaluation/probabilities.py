@@ -32,6 +32,7 @@ class Probabilities(Statistics):
     """
 
     temperature: Tensor
+    spread: Tensor
     images: Tensor
     confidences: Tensor
     errors: Tensor
@@ -39,6 +40,7 @@ class Probabilities(Statistics):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+        self.register_buffer("spread", torch.ones((), dtype=torch.float64))  # of scores, when it was found
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))  # that it was found on
         self.register_buffer("confidences", torch.full((KEPT,), torch.nan))  # in ascending order
         self.register_buffer("errors", torch.full((2,), torch.nan, dtype=torch.float64))  # ECE before and after
@@ -56,9 +58,11 @@ class Probabilities(Statistics):
         if not len(labels):
             return
         before = 0 if anew else int(self.images)
-        n, found = len(labels), fit_temperature(scores, labels)
-        log = (n * math.log(found) + before * math.log(float(self.temperature))) / (n + before)
-        self.temperature = torch.full_like(self.temperature, math.exp(log))
+        n, found, now = len(labels), fit_temperature(scores, labels), spread(scores)
+        # Scores may have another scale than before, so temperatures are averaged in units of their spread.
+        log = (n * math.log(found / now) + before * math.log(float(self.temperature / self.spread))) / (n + before)
+        self.temperature = torch.full_like(self.temperature, now * math.exp(log))
+        self.spread = torch.full_like(self.spread, now)
         own = self.confidence(scores).float().to(self.confidences)
         self.confidences = _both(self.confidences[: KEPT if before else 0], before, own, n)
         errors = torch.tensor(
@@ -83,13 +87,12 @@ class Probabilities(Statistics):
         return torch.softmax(scores.double() / float(self.temperature), dim=1)
 
     def confidence(self, scores: Tensor) -> Tensor:
-        """How much each image looks like any class: T log sum exp(score / T), (N, K) -> (N,).
+        """How much each image looks like one of the classes: its largest probability, (N, K) -> (N,).
 
-        The negative energy of Liu et al., Energy-based Out-of-distribution Detection, NeurIPS 2020; with a small T it
-        is the largest score.
+        Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
+        Networks, ICLR 2017. Largest scores and energies tell unknown classes worse here (``benchmarks/unknown.py``).
         """
-        t = float(self.temperature)
-        return t * torch.logsumexp(scores.double() / t, dim=1)
+        return self.of(scores).max(1).values
 
     def threshold(self, rate: float) -> float:
         """The confidence below which this share of images of known classes lies.
@@ -151,8 +154,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar  # a quarter of a second to import
 
-    finite = torch.isfinite(scores)
-    scale = max(float(scores[finite].std()) if finite.sum() > 1 else 1.0, 1e-12)
+    scale = spread(scores)
     rows = torch.arange(len(labels))
 
     def loss(log: float) -> float:
@@ -164,6 +166,12 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     best = grid[int(np.argmin([loss(log) for log in grid]))]
     step = grid[1] - grid[0]
     return math.exp(minimize_scalar(loss, bounds=(best - step, best + step), method="bounded").x)
+
+
+def spread(scores: Tensor) -> float:
+    """The standard deviation of all finite scores, (N, K) -> a number > 0."""
+    finite = scores[torch.isfinite(scores)]
+    return max(float(finite.std()) if len(finite) > 1 else 1.0, 1e-12)
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:

@@ -170,5 +170,10 @@ class Progress:
             self.bars.advance(self.of_tasks)
         if ended is None:
             return
-        shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in accuracy.items())
-        self.say(f"{ended}: {task.n_seen} classes seen; {shown}; {mib(size['strict'])} MiB carried")
+        shown = [f"{name} {100 * value:.1f} %" for name, value in accuracy.items()]
+        parts = [
+            f"{task.n_seen} classes seen",
+            *([", ".join(shown)] if shown else []),
+            f"{mib(size['strict'])} MiB carried",
+        ]
+        self.say(f"{ended}: {'; '.join(parts)}")
