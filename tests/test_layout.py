@@ -67,7 +67,7 @@ def test_plugins_import_the_engine_and_not_one_another():
 # itself are the ground.
 ROOMS = (
     *("data", "machine", "ops", "nets", "learning", "memory", "features", "evaluation", "experiment", "report"),
-    *("command", "deploy", "compare", "sweep", "testing", "commands"),
+    *("command", "deploy", "compare", "sweep", "testing", "authoring", "commands"),
 )
 GROUND = ("errors", "files", "neighbours", "renamed", "shown", "units")
 
