@@ -17,6 +17,7 @@ from cil.neighbours import HOME, is_ours
 PLACES = ("run_dir", "root")
 FILES = ("model.weights", "cache", "images")
 SCRIPTS = "tools/"
+NAMES = {"check": "check_strategy"}  # scripts that are not called as their commands are
 
 
 def command(argv: Sequence[str], program: str, config: dict[str, Any] | None = None) -> str:
@@ -53,7 +54,7 @@ def started(program: str) -> list[str]:
 
 def other(program: str, name: str) -> str:
     """The program beside one: of ``cil train`` and ``compare`` it is ``cil compare``."""
-    return f"{SCRIPTS}{name}.py" if program.startswith(SCRIPTS) else f"cil {name}"
+    return f"{SCRIPTS}{NAMES.get(name, name)}.py" if program.startswith(SCRIPTS) else f"cil {name}"
 
 
 def place(path: Path, program: str) -> Path:
