@@ -1,4 +1,4 @@
-"""What is installed: the packages of the checkout, with its configurations inside ``cil``; all else is in pyproject.toml."""
+"""What is installed: the packages of the checkout, and its configurations inside ``cil``; the rest: pyproject.toml."""
 
 from setuptools import find_packages, setup
 

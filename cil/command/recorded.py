@@ -15,7 +15,7 @@ from cil.neighbours import HOME, is_ours
 
 # Options whose values are paths. What else they may be is no file of the current folder.
 PLACES = ("run_dir", "root")
-FILES = ("model.weights", "cache", "images")
+FILES = ("model.weights", "model.pretrained_classes", "cache", "images", "model", "trainer", "memory", "augmentation")
 SCRIPTS = "tools/"
 NAMES = {"check": "check_strategy"}  # scripts that are not called as their commands are
 

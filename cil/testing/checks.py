@@ -341,8 +341,12 @@ def report(argv: Sequence[str], program: str = "cil check") -> int:
     from cil.nets.network import find_backbone
     from cil.shown import Terminal
 
-    if not argv or argv[0] in ("-h", "--help"):
-        raise UserError(f"usage: {program} package.module.Class [name=value ...] [backbone=package.module.make]")
+    usage = f"usage: {program} NAME|FILE|package.module.Class [name=value ...] [backbone=package.module.make]"
+    if not argv:
+        raise UserError(usage)
+    if argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
     options: dict[str, Any] = {}
     for word in argv[1:]:
         name, equals, value = word.partition("=")
