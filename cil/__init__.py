@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cil import renamed
+from cil import neighbours, renamed
 
 if TYPE_CHECKING:  # it would import torch
     from cil.deploy.model import Model
@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # it would import torch
 __version__ = "0.1.0"
 
 renamed.install()
+neighbours.install()
 
 
 def load(path: str | Path, *, task: int | None = None, device: str = "auto") -> Model:

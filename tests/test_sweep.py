@@ -376,7 +376,7 @@ class Pretence:
         self.program.write_text(PRETENCE.format(body=body))
         shown = io.StringIO()
         console = Console(file=shown, width=200, force_terminal=self.terminal)
-        status = sweeps.sweep(self.path, program=self.program, console=console, **more)
+        status = sweeps.sweep(self.path, start=[str(self.program)], console=console, **more)
         self.shown = shown.getvalue()
         return status
 

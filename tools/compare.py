@@ -1,42 +1,16 @@
 """Compare finished runs at equal memory: ``python tools/compare.py runs/... --out report [--strict]``."""
 
+import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-
 from cil.command import config
-from cil.compare.comparison import compare
-from cil.compare.fairness import findings
-from cil.compare.report_folder import PAGE, ReportFolder
-from cil.compare.tables import terminal
-from cil.shown import Terminal
+from cil.commands.runs import compare
 
-
-def parser() -> config.PlainParser:
-    made = config.PlainParser("compare.py", "Compare finished runs at equal memory.")
-    made.add_argument("runs", nargs="+", help="run folders, result files, or folders that are searched for them")
-    made.add_argument("--out", required=True, type=Path, help="folder of the report: new, empty or a former report")
-    made.add_argument("--strict", action="store_true", help="exit with status 1 if a check of fairness finds a problem")
-    made.add_argument("--evaluator", help="compare by this evaluator instead of each method's own")
-    return made
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parser().parse_args(argv)
-    folder = ReportFolder(options.out)
-    folder.check()
-    comparison = compare(options.runs, options.evaluator)
-    found = findings(comparison)
-    folder.write(comparison, found)
-    console = Terminal()
-    console.print(terminal(comparison, found))
-    console.print(f"written to {folder.path}; open {folder.path / PAGE}", highlight=False, soft_wrap=True)
-    return int(options.strict and any(finding.level == "problem" for finding in found))
-
+main = functools.partial(compare.main, program="tools/compare.py")
 
 if __name__ == "__main__":
     config.main(main)

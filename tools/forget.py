@@ -1,58 +1,16 @@
 """Make a model forget classes or pictures: ``python tools/forget.py RUN --class cat``."""
 
+import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
-from cil.deploy import more
-from cil.deploy.changing import InUse
-from cil.deploy.model import load
-from cil.shown import Terminal
-from cil.verbs.forgetting import done_before
-from scenarios import datasets
+from cil.commands.models import forget
 
-
-def parser() -> config.PlainParser:
-    made = config.PlainParser("forget.py", "Make a model forget classes, or pictures; ids of other classes stay.")
-    made.add_argument("model", type=Path, help="folder of a run, or a file of Model.save")
-    made.add_argument("--class", dest="classes", action="append", default=[], help="a class to forget; may be repeated")
-    made.add_argument(
-        "--images",
-        help="pictures to take out, as --data of extend.py: of those classes all that were learned, else single ones",
-    )
-    made.add_argument("--root", default="data", help="where downloaded data sets are kept")
-    made.add_argument("--out", type=Path, help="new file for the new model; without it, it takes the place of the old")
-    return made
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parser().parse_args(argv)
-    place, console = InUse(options.model, options.out), Terminal()
-    with place.held():
-        model = load(options.model)
-        images = None
-        if options.images is not None:
-            images = more.read(options.images, model.blueprint, datasets.load, root=options.root)
-        made = model
-        if not done_before(model, options.classes, images):
-            made = model.forget(options.classes, images=images)
-            place.write(made.state())
-        removed = place.purge(made.state())
-    told = made.history[-1]
-    lines = [
-        f"{made}; written to {place.target}",
-        f"{told['exemplars_removed']} exemplars removed; what remains: {'; '.join(told['remains']) or 'nothing'}",
-    ]
-    if removed:
-        lines.append(f"{removed} states of the run that held what was forgotten are gone; it cannot be resumed now")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    return 0
-
+main = functools.partial(forget.main, program="tools/forget.py")
 
 if __name__ == "__main__":
     config.main(main)

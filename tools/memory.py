@@ -4,21 +4,17 @@
 after each task; ``python tools/memory.py table`` prints the numbers of exemplars at which methods are equal in bytes.
 """
 
+import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 # A checkout works without being installed; and this folder, whose profile.py would hide that of Python, is left out.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cil.command import config
-from cil.command.session import memory
-from scenarios.datasets import load
+from cil.commands.runs import memory
 
-
-def main(argv: Sequence[str]) -> int:
-    return memory(argv, load, program="tools/memory.py")
-
+main = functools.partial(memory.main, program="tools/memory.py")
 
 if __name__ == "__main__":
     config.main(main)

@@ -8,7 +8,6 @@ import copy
 import functools
 import inspect
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
-from cil.command import reading, signals
+from cil.command import configurations, reading, signals
 from cil.command.names import CLASSES, class_path, files, find_class, strategies
 from cil.data.augmentation import Augmentation
 from cil.data.images import Dataset
@@ -119,7 +118,7 @@ class PlainParser(argparse.ArgumentParser):
     """argparse's parser for tools without options of a run; its errors are one paragraph that ends with the usage."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, allow_abbrev=False, description=description)
+        super().__init__(prog=Path(prog).name, allow_abbrev=False, description=description)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. {' '.join(self.format_usage().split())}")
@@ -158,7 +157,7 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> tuple[Parser, Namespac
     """Parse a command line.
 
     Args:
-        argv: arguments without the program's name.
+        argv: arguments without the program's name. Configurations may be named first: ``digits wa --seed 3``.
         prog: name shown in the help.
 
     Returns:
@@ -167,6 +166,7 @@ def parse(argv: Sequence[str], prog: str = "train.py") -> tuple[Parser, Namespac
     Raises:
         UserError: an unknown key or name, a wrong type, an unreadable file.
     """
+    argv = configurations.as_files(argv)
     argv = [re.sub(r"^--dry-run(?==|$)", "--dry_run", word) for word in argv]
     argv = _flags(argv, ("--resume", "--overwrite", "--dry_run"))
     parser = make_parser(prog)
@@ -311,11 +311,6 @@ def feature_store(cache: str | None, limit: int | str) -> Store | None:
     return Store(root, size)
 
 
-def command(argv: Sequence[str], program: str) -> str:
-    """The command line as it can be typed again."""
-    return shlex.join(["python", program, *argv])
-
-
 def _with_named_classes(argv: Sequence[str]) -> Iterator[str]:
     """The command line with files and named classes as YAML in which short names are class paths.
 
@@ -394,7 +389,7 @@ def check_keys(argv: Sequence[str]) -> None:
         word = words[index]
         index += 1
         if not word.startswith("--"):
-            raise UserError(f"'{word}' stands alone: options are written --key value")
+            raise UserError(f"'{word}' stands alone: options are written --key value, after names of configurations")
         key, has_value, value = word[2:].partition("=")
         if not has_value and index < len(words) and not words[index].startswith("--"):
             value, index = words[index], index + 1

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cil.command import config as cfg
-from cil.command import signals
+from cil.command import recorded, signals
 from cil.command.names import find_class
 from cil.data.images import Dataset
 from cil.data.scenario import Scenario
@@ -49,7 +49,7 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
     Args:
         argv: arguments without the program's name.
         load: ``scenarios.datasets.load``.
-        program: name of the program, for the recorded command.
+        program: ``cil train`` or ``tools/train.py``, for the recorded command.
 
     Returns:
         Exit status: 0, or 1 when the training diverged.
@@ -93,9 +93,8 @@ def train(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> in
         console.print(
             f"{experiment.scenario.name} in {folder.path}, {told(experiment)}", highlight=False, soft_wrap=True
         )
-        return _train(
-            experiment, folder, resolved, cfg.command(argv, program), console, store, origin, resume=config.resume
-        )
+        command = recorded.command(argv, program, resolved)
+        return _train(experiment, folder, resolved, command, console, store, origin, resume=config.resume)
 
 
 def told(experiment: Experiment) -> str:
@@ -210,12 +209,12 @@ def memory(argv: Sequence[str], load: Callable[..., Dataset], program: str) -> i
     Args:
         argv: ``plan`` and the arguments of a run, or ``table``.
         load: ``scenarios.datasets.load``.
-        program: name of the program.
+        program: ``cil memory`` or ``tools/memory.py``.
 
     Raises:
         UserError: neither word, or a mistake in the run's arguments.
     """
-    usage = f"usage: {program} plan --config A.yaml [--key value], or {program} table"
+    usage = f"usage: {program} plan NAME ... [--config A.yaml] [--key value], or {program} table"
     if argv and argv[0] in ("-h", "--help"):
         print(usage)
         return 0

@@ -1,14 +1,14 @@
-"""What ``tools/sweep.py`` does: read, check, run what is left, and tell how it went."""
+"""What a sweep's command does: read, check, run what is left, and tell how it went."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from cil.command import recorded
 from cil.errors import UserError, unknown
 from cil.report.report import percent
 from cil.sweep.engines import Engine, Local, OnRay
@@ -22,7 +22,8 @@ ENGINES = ("local", "ray")
 def sweep(
     path: str,
     *,
-    program: Path,
+    program: str = "tools/train.py",
+    start: Sequence[str] | None = None,
     console: Console,
     workers: int | None = None,
     dry_run: bool = False,
@@ -33,7 +34,8 @@ def sweep(
 
     Args:
         path: its file.
-        program: ``tools/train.py``.
+        program: ``cil train`` or ``tools/train.py``, as commands are shown.
+        start: the words with which Python starts it; None: those of the program.
         console: where to show progress and results.
         workers: processes at a time instead of the file's.
         dry_run: list the runs with their commands and states, and stop.
@@ -63,7 +65,7 @@ def sweep(
             holder = run.folder.holder()
             told = f"{states[run.name]:<10}{run.name}" + (f", in use by {holder}" if holder else "")
             console.print(told, markup=False, highlight=False, soft_wrap=True)
-            console.print(f"    {command(run)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"    {command(run, program)}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"{len(runs)} runs: {', '.join(counts)}", highlight=False)
         return 0
     left = [run for run in runs if states[run.name] != "done"]
@@ -72,7 +74,7 @@ def sweep(
     try:
         workers = workers or where.slots(threads)
         console.print(f"{len(runs)} runs: {', '.join(counts)}; {workers} at a time", highlight=False)
-        pool = Pool(program, where, workers, console)
+        pool = Pool(program, start or recorded.started(program), where, workers, console)
         pool.work(left, done=len(runs) - len(left))
     finally:
         where.stop()
@@ -87,7 +89,8 @@ def sweep(
             console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
     if pool.failed:
         console.print(f"{len(pool.failed)} of {len(runs)} runs failed; the same command tries them again")
-    compare = ["python", "tools/compare.py", str(asked.out), "--out", str(asked.out / "report")]
+    out = recorded.place(asked.out, program)
+    compare = [*recorded.typed(recorded.other(program, "compare")), str(out), "--out", str(out / "report")]
     console.print(f"compare them with: {shlex.join(compare)}", markup=False, highlight=False, soft_wrap=True)
     return 1 if pool.failed else 0
 

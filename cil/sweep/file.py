@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cil.command import config as cfg
-from cil.command import reading
+from cil.command import configurations, reading
 from cil.errors import UserError, unknown
 
 KEYS = ("out", "protocols", "methods", "budgets", "seeds", "set", "workers", "threads", "gpus", "retries")
@@ -70,13 +70,16 @@ def read(path: str) -> Sweep:
     """Read the file of a sweep.
 
     Args:
-        path: of the YAML file; ``docs/sweeps.md`` lists its keys.
+        path: of the YAML file, or its name; ``docs/sweeps.md`` lists its keys.
 
     Raises:
         UserError: it cannot be read, or a key, a name or a value in it makes no sense.
     """
+    path = configurations.find(path, configurations.SWEEPS)
     content = reading.read(path)
     where = Path(path).name
+    if Path(path).resolve().is_relative_to(configurations.folder().resolve()):
+        content = _by_name(content)
     _refuse_unknown(where, content, KEYS)
     for key in ("out", "protocols", "methods"):
         if not content.get(key):
@@ -107,6 +110,17 @@ def read(path: str) -> Sweep:
         gpus=_least(f"{where}: gpus", content.get("gpus", 0), (int, float)),
         retries=_least(f"{where}: retries", content.get("retries", 2), (int,)),
     )
+
+
+def _by_name(value: Any) -> Any:
+    """What one of our own sweeps holds, with names for our files, whose paths there are those of a checkout."""
+    if isinstance(value, dict):
+        return {key: _by_name(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_by_name(item) for item in value]
+    if not (isinstance(value, str) and value.startswith("configs/")):
+        return value
+    return configurations.named(str(configurations.folder() / value.removeprefix("configs/"))) or value
 
 
 def _part(where: str, value: Any, more: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Options]:
@@ -183,7 +197,7 @@ def named(memory: Options) -> str:
 
 
 def _options(where: str, value: Any) -> Options:
-    """Options of ``tools/train.py``, dotted; those that a sweep sets itself are refused."""
+    """Options of a run, dotted; those that a sweep sets itself are refused."""
     options = {str(key): item for key, item in cfg.dotted(reading.mapping(where, {} if value is None else value))}
     for key in options:
         if key in ("seed", "run_dir", "resume", "overwrite", "dry_run", "config", "print_config"):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,15 @@ class Pool:
     process dies with the thread that started it.
 
     Args:
-        program: ``tools/train.py``.
+        program: ``cil train`` or ``tools/train.py``, as a run's log names it.
+        start: the words with which Python starts it.
         engine: starts the processes.
         workers: processes at a time.
         console: where to show progress: bars on a terminal, lines elsewhere.
     """
 
-    def __init__(self, program: Path, engine: Engine, workers: int, console: Console) -> None:
-        self.program, self.engine = program, engine
+    def __init__(self, program: str, start: Sequence[str], engine: Engine, workers: int, console: Console) -> None:
+        self.program, self.start, self.engine = program, start, engine
         self.workers = workers
         self.console = console
         self.failed: dict[str, list[str]] = {}  # run -> why, and the end of its log
@@ -116,10 +117,10 @@ class Pool:
         log = run.folder.path / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
-            file.write(f"$ {command(run)}\n".encode())
+            file.write(f"$ {command(run, self.program)}\n".encode())
             file.flush()
             since = file.tell()
-        process = self.engine.start([str(self.program), *run.argv], log, run.threads)
+        process = self.engine.start([*self.start, *run.argv], log, run.threads)
         return Job(run, process, log, since, time.monotonic(), self.bars.add_task(run.name, total=None))
 
     def _ended(self, job: Job, waiting: deque[Run]) -> None:

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 
 from cil.command import config as cfg
+from cil.command import recorded
 from cil.command.names import find_class
 from cil.command.session import kept
 from cil.errors import UserError
@@ -197,6 +198,6 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", name).lstrip(".") or "_"
 
 
-def command(run: Run) -> str:
-    """The command of a run as it can be typed."""
-    return cfg.command(run.argv, "tools/train.py")
+def command(run: Run, program: str = "tools/train.py") -> str:
+    """The command of a run as it can be typed, with ``cil train`` or ``tools/train.py``."""
+    return recorded.command(run.argv, program, run.config)

@@ -1,8 +1,8 @@
 """The conformance suite: what every strategy promises, checked on a small scenario in seconds.
 
 Each check is a function whose docstring is the promise, over a :class:`cil.testing.lab.Lab` that runs the strategy and
-watches it. ``run_checks(MyStrategy)`` runs them all; from the command line ``python tools/check_strategy.py
-my_package.mine.MyStrategy`` does so.
+watches it. ``run_checks(MyStrategy)`` runs them all; from the command line ``cil check MY_METHOD``
+does so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -323,12 +323,13 @@ def failure(check: Callable[[Lab], None], lab: Lab) -> str | None:
     return None
 
 
-def report(argv: list[str]) -> int:
+def report(argv: Sequence[str], program: str = "cil check") -> int:
     """Check the strategy that a command line names and print every promise; 0 if all are kept, else 1.
 
     Args:
-        argv: the class path or name of a strategy, then ``name=value`` for hyper-parameters other than the defaults and
-            ``backbone=package.module.callable`` for another backbone.
+        argv: the class path, name or file of a strategy, then ``name=value`` for hyper-parameters other than the
+            defaults and ``backbone=package.module.callable`` for another backbone.
+        program: as it was called.
 
     Raises:
         UserError: no such strategy, or a word that is not ``name=value``.
@@ -340,8 +341,12 @@ def report(argv: list[str]) -> int:
     from cil.nets.network import find_backbone
     from cil.shown import Terminal
 
-    if not argv or argv[0] in ("-h", "--help"):
-        raise UserError("usage: check_strategy.py package.module.Class [name=value ...] [backbone=package.module.make]")
+    usage = f"usage: {program} NAME|FILE|package.module.Class [name=value ...] [backbone=package.module.make]"
+    if not argv:
+        raise UserError(usage)
+    if argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
     options: dict[str, Any] = {}
     for word in argv[1:]:
         name, equals, value = word.partition("=")

@@ -1,0 +1,1 @@
+"""A strategy of one's own, begun."""

@@ -1,0 +1,1 @@
+"""The command lines, each a file that is found by its name, whatever family it lies in: parse, call, print."""
