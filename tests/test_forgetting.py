@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,10 @@ from cil.command.names import strategies
 from cil.data.images import Dataset
 from cil.errors import UserError
 from cil.learning.forgetting import LEARNED_FROM
+from cil.learning.frozen import Frozen
 from cil.testing.lab import equal_states
 from scenarios import datasets
-from tests.models import configuration, learned, memory
+from tests.models import ROOT, configuration, learned, memory
 
 FROZEN = ["--model.weights", "random", "--model.frozen", "true", "--model.preprocessing.mean", "0.4"]
 FROZEN += ["--model.preprocessing.std", "0.3", "--scenario.order", "natural", "--precision", "64"]
@@ -240,3 +243,17 @@ def test_mistakes_are_told(tmp_path):
     less = model.forget(model.classes[3])
     with pytest.raises(UserError, match="classes: no"):
         less.forget(model.classes[3])
+
+
+def test_the_documentation_says_what_forgetting_is_for_each_strategy():
+    """Every strategy has one row of the table; the exact ones are those that are tested above."""
+    text = (ROOT / "docs/models.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|$", text, re.M)
+    told = {name: said for names, said in rows for name in re.findall(r"`(\w+)`", names) if name in strategies()}
+    assert told.keys() == strategies().keys()
+    assert {name for name, said in told.items() if said == "exact"} == EXACT
+    with_images = {name for name, said in told.items() if said == "exact with its images"}
+    assert with_images | {"ranpac"} == RIDGE.keys() | {"gkeal"}
+    assert {name for name, said in told.items() if said.startswith("of its rows")} == {
+        name for name, kind in strategies().items() if not issubclass(kind, Frozen)
+    }
