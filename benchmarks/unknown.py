@@ -109,8 +109,9 @@ def measured(
         model = cil.load(folder)
     ids = model.ids
     labels = torch.tensor([ids[known.classes[label]] for label in known.test.labels.tolist()])
-    scores = model.scores(known.test.raw())
-    none = [model.scores(unknown.test.raw()), *(model.scores(list(one.test.raw()[:2000])) for one in others)]
+    with lookup.use(features):
+        scores = model.scores(known.test.raw())
+    none = [model.scores(unknown.test.raw()), *(model.scores(list(one.test.raw()[:500])) for one in others)]
     sure = model.probabilities
     assert sure is not None
     t = float(sure.temperature)

@@ -123,21 +123,7 @@ def _train(
     *,
     resume: bool,
 ) -> int:
-    draws = dict(config["scenario"]["init_args"])
-    if experiment.scenario.family is not None:  # the run's seed stands in for what is null
-        draws = {name: experiment.seeds.data if value is None else value for name, value in draws.items()}
-    fixed = {
-        "schema": report.SCHEMA,
-        "command": command,
-        "config": config,
-        "seeds": {
-            **vars(experiment.seeds),
-            "class_order": draws.get("order"),
-            "stream": draws.get("seed"),
-        },
-        **report.environment(experiment),
-        "started": _now(),
-    }
+    fixed = described(experiment, config, command)
 
     def write(status: str, records: list[Record], **more: Any) -> dict[str, Any]:
         content = {**fixed, "status": status, **report.results(experiment, records), **more}
@@ -157,7 +143,7 @@ def _train(
     def ended(status: str, **more: Any) -> None:
         if begun:
             try:
-                write(status, done, **more, finished=_now())
+                write(status, done, **more, finished=now())
             except Unwritable:
                 folder.mark_failed()
 
@@ -177,7 +163,7 @@ def _train(
                 on_task=on_task,
                 origin=origin,
             )
-        content = write("complete", records, finished=_now())
+        content = write("complete", records, finished=now())
     except DivergedError as error:
         ended("failed", error=str(error))
         console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
@@ -194,6 +180,31 @@ def _train(
     console.print(report.terminal(content))
     console.print(f"written to {folder.path}", highlight=False, soft_wrap=True)
     return 0
+
+
+def described(experiment: Experiment, config: dict[str, Any], command: str) -> dict[str, Any]:
+    """What ``results.json`` says of a run before its first task.
+
+    Args:
+        experiment: the run.
+        config: resolved.
+        command: what begins it again.
+    """
+    draws = dict(config["scenario"]["init_args"])
+    if experiment.scenario.family is not None:  # the run's seed stands in for what is null
+        draws = {name: experiment.seeds.data if value is None else value for name, value in draws.items()}
+    return {
+        "schema": report.SCHEMA,
+        "command": command,
+        "config": config,
+        "seeds": {
+            **vars(experiment.seeds),
+            "class_order": draws.get("order"),
+            "stream": draws.get("seed"),
+        },
+        **report.environment(experiment),
+        "started": now(),
+    }
 
 
 def default_folder(config: dict[str, Any]) -> str:
@@ -298,5 +309,6 @@ def _of_phases(rows: list[dict[str, Any]], scenario: Scenario) -> list[dict[str,
 WHEN = {"final": "after the last task", "always": "after every task"}
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as results tell it."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -67,11 +67,11 @@ def of_run(folder: Path, task: int | None) -> State:
             "(--resume) or learning it anew does"
         )
     return State(
-        Origin.from_json(origin), Blueprint.from_json(record["blueprint"]), tensors, (_learned(record["tasks"]),)
+        Origin.from_json(origin), Blueprint.from_json(record["blueprint"]), tensors, (learned(record["tasks"]),)
     )
 
 
-def _learned(records: list[dict[str, Any]]) -> Event:
+def learned(records: list[dict[str, Any]]) -> Event:
     """What the run did, as the first event of a model: with the accuracy on test images where it was measured."""
     last = records[-1]
     accuracy = {}
