@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import datetime
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -139,6 +140,19 @@ def plain(strategy: Strategy, exemplars: Exemplars) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
 
 
+def _once(build: Callable[[], Strategy]) -> Callable[[], Strategy]:
+    """Build a strategy once on each device and copy it from then on: its weights come from a state anyhow."""
+    made: dict[str, Strategy] = {}
+
+    def copied() -> Strategy:
+        where = str(torch.get_default_device())
+        if where not in made:
+            made[where] = build()
+        return copy.deepcopy(made[where])
+
+    return copied
+
+
 def put_together(
     config: dict[str, Any],
     seeds: dict[str, int],
@@ -173,9 +187,13 @@ def put_together(
     elif blueprint.budget is not None:  # in bytes: what else it was stated as may need the data
         built.memory.budget = blueprint.budget
     channels = blueprint.image_shape[0]
+
+    def build() -> Strategy:
+        return cast(Strategy, built.strategy(built.model.build(channels)))
+
     experiment = Experiment(
         scenario=scenario or blueprint.scenario("a model"),
-        build=lambda: built.strategy(built.model.build(channels)),
+        build=build if anew else _once(build),
         trainer=built.trainer,
         memory=built.memory,
         augmentation=built.augmentation,
