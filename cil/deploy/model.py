@@ -89,7 +89,7 @@ class Model(Learned):
         if not len(images):
             return torch.empty(0, len(self.names))
         data = ImageSet(images, np.zeros(len(images), dtype=np.int64))
-        found = scores_of(self.strategy, data, self.place, self.means).float().cpu()
+        found = scores_of(self.strategy, data, self.place, self.means, in_use=True).float().cpu()
         found[:, list(self.blueprint.forgotten)] = -torch.inf
         return found
 

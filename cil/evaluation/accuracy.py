@@ -82,10 +82,14 @@ def class_means(
 
 def nearness(features: Tensor, means: Tensor) -> Tensor:
     """Minus the distance of normalised features (B, D) to class means (K, D); -inf to a class without one. (B, K)"""
-    return -torch.cdist(F.normalize(features, dim=1), means).nan_to_num(nan=torch.inf)
+    # Without the products that the default takes for many rows: they would lose the digits of a small distance.
+    apart = torch.cdist(F.normalize(features, dim=1), means, compute_mode="donot_use_mm_for_euclid_dist")
+    return -apart.nan_to_num(nan=torch.inf)
 
 
-def scores_of(strategy: Strategy, data: ImageSet, place: Place, means: Tensor | None = None) -> Tensor:
+def scores_of(
+    strategy: Strategy, data: ImageSet, place: Place, means: Tensor | None = None, *, in_use: bool = False
+) -> Tensor:
     """The method's own scores of some images, (N, K); several processes share the images, and each gets all scores.
 
     Args:
@@ -93,12 +97,11 @@ def scores_of(strategy: Strategy, data: ImageSet, place: Place, means: Tensor | 
         data: images.
         place: augmentation, device and precision of the run.
         means: of exemplars, (K, D), where its own evaluator compares with them; None: its scores.
+        in_use: a finished model answers, as in :func:`cil.learning.inference.passes`.
     """
     own = distributed.own(data)
-    parts = [
-        scores if means is None else nearness(features, means)
-        for features, scores in passes(strategy, own or data.subset([0]), place, need_scores=means is None)
-    ]
+    found = passes(strategy, own or data.subset([0]), place, need_scores=means is None, in_use=in_use)
+    parts = [scores if means is None else nearness(features, means) for features, scores in found]
     return distributed.gather(torch.cat(parts)[: len(own)])
 
 

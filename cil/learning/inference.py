@@ -18,6 +18,8 @@ from cil.nets import lookup
 from cil.nets.folding import Folded
 from cil.nets.pretrained import Pretrained
 
+FEW = 8  # images for which folding takes longer than it saves
+
 
 def batch_size(place: Place) -> int:
     """Images in a pass: as many as a processor's cache holds well, or enough to fill a GPU."""
@@ -35,6 +37,7 @@ def passes(
     flip: bool = False,
     need_scores: bool = True,
     count: Flops | None = None,
+    in_use: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Features (B, D) and scores (B, K) of a set, batch by batch, in eval mode; the features are computed once.
 
@@ -45,6 +48,8 @@ def passes(
         flip: mirror the images first.
         need_scores: False leaves the scores empty (B, 0).
         count: counts the operations of the first batch.
+        in_use: a finished model answers: its batches pass as they are, without what a run needs so that bits are equal,
+            and few images pass without folding, which takes longer than it saves.
     """
     strategy.eval()
     score = _scorer(strategy) if need_scores else _none
@@ -57,8 +62,9 @@ def passes(
         else:
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
-            lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
-        with place.autocast(), lookup.one_size(), lean() if lean else nothing, count or nothing:
+            if not in_use or len(data) > FEW:
+                lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
+        with place.autocast(), lookup.one_size(not in_use), lean() if lean else nothing, count or nothing:
             if not kept:
                 features = strategy.features(x)
             scores = score(x, features)

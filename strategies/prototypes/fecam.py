@@ -100,15 +100,17 @@ class FeCAM(Prototypical):
         return full / (spread[:, :, None] * spread[:, None, :])
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
-        factors, centres = torch.linalg.cholesky(self.correlations()).float(), self.centres().float()
+        factors, centres = torch.linalg.cholesky(self.correlations()), self.centres().float()
+        # Inverted here, once: the ridge keeps them well-conditioned, and products are what every format has.
+        eye = torch.eye(factors.shape[1], dtype=factors.dtype, device=factors.device)
+        whitening = torch.linalg.solve_triangular(factors, eye.expand_as(factors), upper=False).mT.float()  # (K, D, D)
 
         def distances(features: Tensor) -> Tensor:
             x = F.normalize(features.float(), dim=1)
-            out = x.new_empty(len(x), len(centres))
-            for k, (factor, centre) in enumerate(zip(factors, centres, strict=True)):
-                whitened = torch.linalg.solve_triangular(factor, (x - centre).T, upper=False)  # (D, B)
-                out[:, k] = -whitened.square().sum(0)
-            return out
+            each = [
+                ((x - centre) @ own).square().sum(1) for own, centre in zip(whitening, centres, strict=True)
+            ]  # K of (B,)
+            return -torch.stack(each, 1)
 
         return distances
 

@@ -8,6 +8,7 @@ al., iCaRL, CVPR 2017). They are real features, which whoever shares the state s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
@@ -59,5 +60,8 @@ class KNN(Frozen):
         self.kept.unlearn(what.features, what.labels)
         return super().forget(what)
 
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        return self.kept.voting(self.k, self.temperature)
+
     def scores(self, features: Tensor) -> Tensor:
-        return self.kept.votes(features, self.k, self.temperature)
+        return self.scorer()(features)

@@ -18,4 +18,6 @@ class NCM(Prototypical):
     """Predict the class whose mean feature is nearest."""
 
     def scores(self, features: Tensor) -> Tensor:
-        return -torch.cdist(features.double(), self.prototypes.means)
+        means = self.prototypes.means
+        # By products in batches of any size, where the default decides by the size of each.
+        return -torch.cdist(features.double(), means, compute_mode="use_mm_for_euclid_dist")

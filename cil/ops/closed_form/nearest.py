@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,7 +57,11 @@ class KeptFeatures(Statistics):
             self.counts[label] = len(others)
 
     def votes(self, features: Tensor, k: int, temperature: float) -> Tensor:
-        """Votes of the k nearest kept features for their classes: (B, D) -> (B, K).
+        """Votes of the k nearest kept features for their classes: (B, D) -> (B, K)."""
+        return self.voting(k, temperature)(features)
+
+    def voting(self, k: int, temperature: float) -> Callable[[Tensor], Tensor]:
+        """What counts the votes of the k nearest for their classes, for many batches in a row: (B, D) -> (B, K).
 
         Each votes with exp(cos / temperature), as Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
         Discrimination, CVPR 2018, weigh them, less the largest exponent, which changes no order; with fewer than k all
@@ -64,7 +70,11 @@ class KeptFeatures(Statistics):
         per_class = self.features.shape[1]
         held = torch.arange(per_class, device=self.counts.device) < self.counts[:, None]  # (K, P)
         owners = torch.arange(len(self.counts), device=self.counts.device)[:, None].expand_as(held)[held]  # (M,)
-        near, at = (F.normalize(features, dim=1) @ self.features[held].T).topk(min(k, len(owners)), dim=1)  # (B, k)
-        weights = torch.exp((near - near[:, :1]) / temperature)
-        out = torch.zeros(len(features), len(self.counts), dtype=weights.dtype, device=weights.device)
-        return out.scatter_add_(1, owners[at], weights)
+        kept, n_classes = self.features[held].T, len(self.counts)  # (D, M)
+
+        def count(features: Tensor) -> Tensor:
+            near, at = (F.normalize(features, dim=1) @ kept).topk(min(k, len(owners)), dim=1)  # (B, k)
+            weights = torch.exp((near - near[:, :1]) / temperature)
+            return weights.new_zeros(weights.shape[0], n_classes).scatter_add_(1, owners[at], weights)
+
+        return count
