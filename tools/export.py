@@ -1,4 +1,4 @@
-"""Write the backbone of a run as weights for another: ``python tools/export.py RUN_DIR --out FILE.safetensors``."""
+"""Hand on what a run learned: ``python tools/export.py RUN --format onnx,torch,safetensors --out FOLDER``."""
 
 import functools
 import sys

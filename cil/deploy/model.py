@@ -6,6 +6,7 @@ state, the exemplars, the names of the classes and how pictures become network i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cil.data.images import ImageSet
 from cil.deploy import model_file
+from cil.deploy.hand_on import Handed, hand_on
 from cil.errors import UserError, check_number
 from cil.evaluation.accuracy import class_means, scores_of
 from cil.evaluation.probabilities import Probabilities, of_strategy
@@ -246,6 +248,22 @@ class Model(Learned):
         if path.exists():
             raise UserError(f"{path} is already there; give another name or remove it")
         model_file.write(self.state(), path)
+
+    def export(self, path: str | Path) -> Handed:
+        """Write all of the model as one file for other programs, from stored images to scores; it computes in float32.
+
+        The file is checked before it is in its place: it gives the scores of the model within rounding.
+
+        Args:
+            path: ends in ``.onnx``, which onnxruntime runs (the extra ``export``), or ``.pt2``, which torch runs; new.
+
+        Raises:
+            UserError: another ending, a file that is there, a package that is missing, or a method whose scores cannot
+                be written in that format.
+        """
+        state = self.state()
+        exact = dataclasses.replace(state.blueprint, precision="32")
+        return hand_on(self, lambda: Model(state._replace(blueprint=exact), torch.device("cpu")), Path(path))
 
 
 def load(path: str | Path, *, task: int | None = None, device: str = "auto") -> Model:

@@ -63,7 +63,7 @@ def passes(
             x = place.augmentation.test(moved(read, place.device)).to(place.dtype)
             x = x.flip(3) if flip else x
             if not in_use or len(data) > FEW:
-                lean = lean or _lean(strategy, x, need_scores and not _splits(strategy))
+                lean = lean or _lean(strategy, x, need_scores and not splits(strategy))
         with place.autocast(), lookup.one_size(not in_use), lean() if lean else nothing, count or nothing:
             if not kept:
                 features = strategy.features(x)
@@ -105,14 +105,14 @@ def _lean(strategy: Strategy, x: Tensor, whole: bool) -> Callable[[], contextlib
     return folded.standing_in if seen[key] else contextlib.nullcontext
 
 
-def _splits(strategy: Strategy) -> bool:
+def splits(strategy: Strategy) -> bool:
     """Whether scores are known to follow from features alone; a ``forward`` of its own may do more."""
     return type(strategy).forward is Strategy.forward
 
 
 def _scorer(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
     """What scores images (B, C, H, W) with features (B, D) -> (B, K)."""
-    if not _splits(strategy):
+    if not splits(strategy):
         return lambda x, features: strategy(x)
     score = strategy.scorer()
     return lambda x, features: score(features)
@@ -121,7 +121,7 @@ def _scorer(strategy: Strategy) -> Callable[[Tensor, Tensor], Tensor]:
 def _kept(strategy: Strategy, data: ImageSet, place: Place) -> Callable[[slice], Tensor] | None:
     """What reads features from the cache without a look at the images; None: the images have to pass."""
     features, backbone = lookup.active(), strategy.model.backbone
-    plain = _splits(strategy) and type(strategy).features is Strategy.features
+    plain = splits(strategy) and type(strategy).features is Strategy.features
     if features is None or not plain or not isinstance(backbone, Pretrained) or not backbone.frozen:
         return None
     with place.autocast():
