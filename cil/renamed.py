@@ -19,7 +19,7 @@ ROOMS = {
     "command": {"config", "session"},
     "data": {"augmentation", "scenario", "seeds"},
     "deploy": {"export", "finished"},
-    "experiment": {"checkpoint", "progress", "resume", "run"},
+    "experiment": {"checkpoint", "progress", "resume"},  # cil.run is a function now
     "features": {"cache", "store"},
     "learning": {"frozen", "inference", "selection", "strategy", "trainer"},
     "machine": {"compute", "distributed"},

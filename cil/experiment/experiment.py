@@ -147,10 +147,10 @@ class Experiment:
 
     def make(self) -> Strategy:
         """The strategy, freshly initialised, without classes; what a budget decides (``sized_by``) is decided."""
-        return self._made(self.sized)
+        strategy = self.build()  # a file of weights is read here, and not on the meta device
+        return self._equipped(strategy, self.sized)
 
-    def _made(self, sized: tuple[str, int] | None) -> Strategy:
-        strategy = self.build()
+    def _equipped(self, strategy: Strategy, sized: tuple[str, int] | None) -> Strategy:
         if sized is not None:
             setattr(strategy, *sized)
         if self.calibration is not None:
@@ -174,7 +174,10 @@ class Experiment:
 
         def fits(value: int) -> bool:
             return (
-                counted(growth(lambda: self._made((name, value)), self.scenario)[-1], budget.convention) <= budget.bytes
+                counted(
+                    growth(lambda: self._equipped(self.build(), (name, value)), self.scenario)[-1], budget.convention
+                )
+                <= budget.bytes
             )
 
         high = 1
