@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import cil
 from cil.command.names import strategies
@@ -20,7 +22,7 @@ from cil.deploy.model import Model
 from cil.errors import UserError
 from cil.memory.ledger import measure_run
 from cil.nets.pretrained import Pretrained
-from tests.models import configuration, learned, memory
+from tests.models import ROOT, configuration, learned, memory
 from tools import export
 
 ort = pytest.importorskip("onnxruntime")
@@ -129,6 +131,17 @@ def test_a_file_needs_nothing_of_this_program(files, wa):
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=files, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [wa.predict(images), False, False]
+
+
+def test_the_documented_example_names_a_picture(files, wa, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs/models.md").read_text()
+    code = re.search(r"```python\n(import json, numpy, onnxruntime.*?)```", text, re.S)[1]
+    pixels = drawn(1)[0, :, :, 0]
+    (tmp_path / "model.onnx").write_bytes((files / "m.onnx").read_bytes())
+    Image.fromarray(pixels).save(tmp_path / "cat.jpg", format="PNG")  # without loss
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == wa.predict(pixels)[0]
 
 
 def test_a_file_says_what_it_holds(files, wa):

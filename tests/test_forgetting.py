@@ -203,8 +203,36 @@ def test_a_neighbour_that_is_forgotten_votes_no_more(pair):
     less = model.forget(images={model.classes[GONE]: own})
     assert int(kept.counts[GONE]) > 0 and int(less.strategy.kept.counts[GONE]) == 0
     assert torch.equal(less.strategy.kept.features[LATE], kept.features[LATE])
+    assert less.history[-1]["remains"] == [
+        "the choice of the other features of their classes, which was made with them"
+    ]
     one = model.forget(images={model.classes[GONE]: own[:1]})
     assert int(kept.counts[GONE]) - int(one.strategy.kept.counts[GONE]) in (0, 1)
+
+
+def test_a_reservoir_with_gaps_fills_them_and_holds_nothing_else(tmp_path):
+    """Slots that forgetting emptied are taken by what comes, and no slot is left without an image."""
+    words = ["--memory.exemplars", "30", "--memory.selection", "reservoir"]
+    experiment, _ = learned(tmp_path, *configuration("replay"), *words)
+    model = cil.load(tmp_path)
+    less = model.forget([model.classes[i] for i in (1, 4, 6, 8)])
+    held = len(less.exemplars)
+    assert held < 25
+    images = experiment.scenario.test.raw()[:200]
+    more = less.extend((images, ["new"] * 120 + ["newer"] * 80))
+    given, old = ({image.tobytes() for image in some} for some in (images, less.exemplars.images))
+    labels = more.exemplars.labels
+    assert held < len(labels) <= 30 and set(labels) <= {*range(12)} - {1, 4, 6, 8}
+    for image, label in zip(more.exemplars.images, labels, strict=True):
+        assert image.tobytes() in (given if label >= 10 else old)
+
+
+def test_images_that_were_not_learned_cannot_be_taken_out(tmp_path):
+    learned(tmp_path, *configuration("acil"), "--memory.exemplars", "0", "--strategy.width", "8")
+    model = cil.load(tmp_path)
+    strange = np.random.default_rng(0).integers(0, 256, (200, 8, 8), dtype=np.uint8)
+    with pytest.raises(UserError, match="it has not learned all of them as they are given"):
+        model.forget(images={model.classes[0]: strange})
 
 
 def test_an_exemplar_is_forgotten_wherever_it_lies(tmp_path):

@@ -84,3 +84,16 @@ def test_mistakes_are_those_of_the_command():
         with pytest.raises(UserError, match=told):
             cil.run(*words, **options)
     assert torch.get_num_threads() == threads
+
+
+def test_threads_are_those_of_before_and_what_was_learned_is_told(results):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        data = datasets.load("digits", train_per_class=3)
+        made = cil.run("wa", data=data, **{**SMALL, "train_per_class": None})
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert made.content["config"]["data"] == made.model.origin.config["data"] == "python:digits"
+    assert "data='python:digits'" in made.content["command"]

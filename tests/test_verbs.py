@@ -22,7 +22,8 @@ from cil.errors import UserError
 from cil.evaluation.probabilities import calibration_error
 from cil.experiment.checkpoint import Checkpoints
 from cil.testing.lab import equal_states
-from cil.verbs import judging
+from cil.verbs import advising, judging
+from strategies.rehearsal.wa import WA
 from tests.models import ROOT, configuration, learned
 from tools import advise, evaluate, extend, forget, predict
 
@@ -92,6 +93,10 @@ def test_forget_leaves_no_exemplar_in_any_file(made, run, capsys):
     assert [moment.task for moment in Checkpoints(run / "checkpoint").moments()] == [0]
     with pytest.raises(UserError, match="classes: no"):
         forget.main([str(run), "--class", "nonsense"])
+    # given as its file, the model of a run is that of the run
+    shutil.copytree(made[0] / "run/checkpoint", run / "checkpoint", dirs_exist_ok=True)
+    assert forget.main([str(run / "model.safetensors"), "--class", before.classes[0]]) == 0
+    assert not Checkpoints(run / "checkpoint").moments()
 
 
 def test_forget_elsewhere_leaves_the_old_model(run):
@@ -187,7 +192,7 @@ def test_mistakes_are_told_before_anything_is_learned(made, run, tmp_path):
         ([str(run), "--data", f"folder:{tmp_path / 'empty'}"], "holds no pictures"),
         ([str(run), "--data", f"folder:{tmp_path / 'broken'}"], "cannot be read as an image"),
         ([str(run), "--data", "nonsense"], "nonsense"),
-        ([str(tmp_path / "none"), "--data", more], "none"),
+        ([str(tmp_path / "none"), "--data", more], "none: there is no such model"),
         ([str(run), "--data", more, "--out", str(tmp_path / "m.bin")], r"must end in \.safetensors"),
     ):
         with pytest.raises(UserError, match=told):
@@ -264,18 +269,19 @@ def test_the_old_model_is_whole_whenever_the_program_is_killed(verb, made, tmp_p
     begin = time.perf_counter()
     assert start(tmp_path / "whole").wait() == 0
     takes, new = time.perf_counter() - begin, cil.load(tmp_path / "whole").tensors()
-    draws, ended = random.Random(0), []
+    draws = random.Random(0)
     for kill in range(10):
         run = tmp_path / f"run{kill}"
         shutil.copytree(made[0] / "run", run)
         program = start(run)
-        time.sleep(takes * (0.5 + 0.55 * draws.random()))  # the first half is imports
+        # The first half is imports; the first kill comes before anything was changed.
+        time.sleep(takes * (0.5 + 0.55 * draws.random() if kill else 0.2))
         program.send_signal(signal.SIGKILL)
         program.wait()
         tensors = cil.load(run).tensors()
         is_new = not equal_states(tensors, new) if tensors.keys() == new.keys() else False
         assert is_new or not equal_states(tensors, old)
-        ended.append(is_new)
+        assert kill or not is_new
         if kill % 3 == 0 and not is_new:  # the same command again ends it
             assert start(run).wait() == 0
             assert not equal_states(cil.load(run).tensors(), new)
@@ -318,6 +324,14 @@ def test_ways_are_tried_and_judged_by_what_was_held_out(made, run, capsys):
     told = capsys.readouterr().out
     assert "extended" in told and "task 3: 12 classes seen; 0.15 MiB carried" in told
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    # at a budget, too, and by the configuration that a method comes with
+    learned(place.parent / "tight", *configuration("replay"), "--memory.exemplars", "null", "--memory.budget", "160KiB")
+    tight = [str(place.parent / "tight"), *words[1:], "--old", f"folder:{place}", "--methods", "wa"]
+    assert advise.main(tight) == 0
+    extended, wa, joint = json.loads(capsys.readouterr().out)
+    assert wa["why_not"] is None and joint["why_not"] is None
+    assert wa["bytes"] <= extended["bytes"] <= 160 * 1024
+    assert advising._configured(WA)["init_args"] == {"clip_weights": False}
     with pytest.raises(UserError, match="strategies: no 'nonsense'"):
         advise.main([*words, "--methods", "nonsense"])
     with pytest.raises(UserError, match="there is none of class"):

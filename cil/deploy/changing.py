@@ -25,10 +25,14 @@ class InUse:
             which is the model of that run from then on.
 
     Raises:
-        UserError: ``out`` is there, has another ending, or lies where no file can be.
+        UserError: there is no such model; or ``out`` is there, has another ending, or lies where no file can be.
     """
 
     def __init__(self, path: Path, out: Path | None = None) -> None:
+        if not path.exists():
+            raise model_file.missing(path)
+        if path.name == IN_USE and (path.parent / "checkpoint").is_dir():
+            path = path.parent  # the model of a run, whose states belong to it
         self.path = path
         self.target = out or (path / IN_USE if path.is_dir() else path)
         self.elsewhere = out is not None
@@ -89,13 +93,12 @@ class InUse:
         first = min(state.blueprint.forgotten, default=0)
         tasks, seen = state.blueprint.tasks, 0
         clean = set()  # tasks after which nothing that was forgotten had been met
+        images = any(event["did"] == "forget" and event["images"] for event in state.history)
         for index, one in enumerate(tasks):
             seen += one["new"]
-            if any(event["did"] == "forget" and event["images"] for event in state.history):
-                break
-            if seen <= first:
+            if seen <= first and not images:
                 clean.add(index)
         checkpoints.prune(lambda moment: not moment.inside and moment.task in clean)
-        for left in checkpoints.folder.glob("*.damaged*"):
+        for left in (*checkpoints.folder.glob("*.damaged*"), *checkpoints.folder.glob(".*.part")):
             left.unlink(missing_ok=True)
         return before - len(checkpoints.moments())

@@ -19,7 +19,7 @@ from cil.data.images import ImageSet
 from cil.deploy import model_file
 from cil.deploy.hand_on import Handed, hand_on
 from cil.errors import UserError, check_number
-from cil.evaluation.accuracy import class_means, scores_of
+from cil.evaluation.accuracy import own_means, scores_of
 from cil.evaluation.probabilities import Probabilities, of_strategy
 from cil.experiment.progress import Progress
 from cil.machine.device import pick_device
@@ -56,7 +56,7 @@ class Model(Learned):
     @property
     def ids(self) -> dict[str, int]:
         """The stable id of each class that is known: it stays when others come or go."""
-        return {name: label for label, name in enumerate(self.names) if label not in self.blueprint.forgotten}
+        return self.blueprint.ids
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -98,21 +98,18 @@ class Model(Learned):
     @property
     def means(self) -> Tensor | None:
         """The means of exemplars that the method compares features with, (K, D); None: it has scores of its own."""
-        name = self.strategy.evaluator
-        if self._means is None and name != "linear":
+        if self._means is None:
             with torch.inference_mode():
-                found = class_means(self.strategy, self.exemplars, len(self.names), self.place, [name])
-            self._means = found[name]
+                self._means = own_means(self.strategy, self.exemplars, len(self.names), self.place)
         return self._means
 
     @property
     def probabilities(self) -> Probabilities | None:
         """What makes probabilities of scores; None: the model carries nothing that does."""
-        try:
-            found = of_strategy(self.strategy)
-        except LookupError:
-            return Probabilities() if self.strategy.logits and self.strategy.evaluator == "linear" else None
-        return found if int(found.images) else None
+        found = of_strategy(self.strategy)
+        if found is not None and int(found.images):
+            return found
+        return Probabilities() if self.strategy.logits and self.strategy.evaluator == "linear" else None
 
     def predict(self, pictures: Any, *, reject: float | None = None) -> list[str | None]:
         """The likeliest class of each picture, or None for one that resembles no class.

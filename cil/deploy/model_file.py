@@ -40,10 +40,15 @@ def read(path: Path, task: int | None = None) -> State:
         changed = path / IN_USE
         return of_file(changed) if task is None and changed.exists() else of_run(path, task)
     if not path.exists():
-        raise UserError(f"{path}: there is no such model; give the folder of a run, or a file of Model.save")
+        raise missing(path)
     if task is not None:
         raise UserError(f"task: {path} is one file and holds one state; give no task")
     return of_file(path)
+
+
+def missing(path: Path) -> UserError:
+    """What is said where there is no model."""
+    return UserError(f"{path}: there is no such model; give the folder of a run, or a file of Model.save")
 
 
 def of_run(folder: Path, task: int | None) -> State:

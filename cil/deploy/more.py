@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ def read(
     _, height, width = blueprint.image_shape
     data = load(spec, root=root, image_size=height if height == width else None)
     return data if split == "train" else dataclasses.replace(data, train=data.test)
+
+
+def arguments(parser: ArgumentParser, *, changes: bool = False) -> None:
+    """What commands on a model take: the model, where data sets are kept, and where a changed model is written.
+
+    Args:
+        parser: of the command.
+        changes: whether the command changes the model.
+    """
+    parser.add_argument("model", type=Path, help="folder of a run, or a file of Model.save")
+    parser.add_argument("--root", default="data", help="where downloaded data sets are kept")
+    if changes:
+        parser.add_argument("--out", type=Path, help="new file for the new model; else it takes the place of the old")
 
 
 def classes_below(folder: Path) -> dict[str, list[Path]]:

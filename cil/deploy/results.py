@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jsonargparse import Namespace
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -18,10 +19,12 @@ from cil.command import session
 from cil.command.configurations import as_files
 from cil.command.names import class_path, loader
 from cil.data.images import Dataset
+from cil.data.scenario import Scenario
 from cil.deploy import model_file
 from cil.deploy.model import Model
 from cil.errors import UserError
 from cil.experiment.blueprint import Blueprint
+from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.experiment.provenance import Origin
 from cil.experiment.run import run as engine
@@ -32,13 +35,7 @@ from cil.shown import Terminal
 from cil.units import show
 from cil.verbs.learned import State, plain
 
-if TYPE_CHECKING:
-    from cil.data.scenario import Scenario
-
-PAGE = """<table><caption>{{ name }} on {{ scenario }}</caption>
-<tr><th>after task</th><th>classes</th><th>accuracy</th><th>exemplars</th><th>carried</th></tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>"""
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 class Results:
@@ -112,8 +109,8 @@ class Results:
         return "\n".join([*lines, f"average accuracy {100 * self.average_accuracy:.1f} %"])
 
     def _repr_html_(self) -> str:
-        template = Environment(autoescape=True).from_string(PAGE)
-        return template.render(
+        environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+        return environment.get_template("results.html").render(
             name=self.content["name"], scenario=self.content["scenario"]["name"], rows=list(self._rows())
         )
 
@@ -142,28 +139,32 @@ def run(*configurations: str, data: str | Dataset | None = None, progress: bool 
     given = {key: value for key, value in options.items() if key != "strategy" or not isinstance(value, type)}
     if given.keys() != options.keys():
         given["strategy"] = class_path(options["strategy"])
-    if isinstance(data, str):
-        given["data"] = data
+    if data is not None:
+        given["data"] = f"python:{data.name}" if isinstance(data, Dataset) else data  # what was learned is told
     argv = [*as_files(list(configurations)), *_words(given)]
     console = Terminal() if progress else Console(quiet=True)
     parser, parsed = cfg.parse(argv, "cil.run")
+    words = [*map(repr, configurations), *(f"{key}={value!r}" for key, value in given.items())]
+    call = f"cil.run({', '.join(words)})"
     load = loader() if not isinstance(data, Dataset) else lambda *args, **others: data
-    experiment = cfg.instantiate(parser, parsed, load, Progress(console))
+    before = torch.get_num_threads()  # which instantiating the parts changes
+    try:
+        return _learned(cfg.instantiate(parser, parsed, load, Progress(console)), parser, parsed, call, console)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _learned(experiment: Experiment, parser: cfg.Parser, parsed: Namespace, call: str, console: Console) -> Results:
+    """All tasks, learned."""
     experiment.check()
     resolved = yaml.safe_load(session.kept(parser, parsed))
-    origin, before = Origin.of(experiment, resolved), torch.get_num_threads()
-    call = ", ".join([*map(repr, configurations), *(f"{key}={value!r}" for key, value in given.items())])
-    fixed = session.described(experiment, resolved, f"cil.run({call})")
+    origin = Origin.of(experiment, resolved)
+    fixed = session.described(experiment, resolved, call)
     features = experiment.known_features(
         cfg.feature_store(parsed.cache, parsed.cache_limit), fixed["machine"]["name"], Progress(console)
     )
-    try:
-        if parsed.threads is not None:
-            torch.set_num_threads(parsed.threads)
-        with lookup.use(features):
-            records, strategy, exemplars = engine(experiment, progress=Progress(console), origin=origin)
-    finally:
-        torch.set_num_threads(before)
+    with lookup.use(features):
+        records, strategy, exemplars = engine(experiment, progress=Progress(console), origin=origin)
     told = report.results(experiment, records)
     content = {**fixed, "status": "complete", **told, "finished": session.now()}
     blueprint = Blueprint.of(experiment, len(records) - 1)

@@ -87,6 +87,19 @@ def nearness(features: Tensor, means: Tensor) -> Tensor:
     return -apart.nan_to_num(nan=torch.inf)
 
 
+def own_means(strategy: Strategy, exemplars: Exemplars, n_seen: int, place: Place) -> Tensor | None:
+    """The means of exemplars that the method's own evaluator compares with, (K, D); None: it has scores of its own.
+
+    Args:
+        strategy: after ``end``.
+        exemplars: that are carried.
+        n_seen: K.
+        place: augmentation, device and precision of the run.
+    """
+    name = strategy.evaluator
+    return None if name == "linear" else class_means(strategy, exemplars, n_seen, place, [name])[name]
+
+
 def scores_of(
     strategy: Strategy, data: ImageSet, place: Place, means: Tensor | None = None, *, in_use: bool = False
 ) -> Tensor:

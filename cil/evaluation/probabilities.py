@@ -8,6 +8,7 @@ log-likelihood on images that were not learned (Guo et al., On Calibration of Mo
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from cil.data.images import ImageSet, Joined
 from cil.errors import UserError, check_number
-from cil.evaluation.accuracy import class_means, scores_of
+from cil.evaluation.accuracy import own_means, scores_of
 from cil.learning.place import Place
 from cil.learning.strategy import Strategy
 from cil.memory.exemplars import Exemplars
@@ -109,16 +110,9 @@ class Probabilities(Statistics):
         return float(torch.quantile(self.confidences.double(), rate))
 
 
-def of_strategy(strategy: Strategy) -> Probabilities:
-    """Those that a strategy carries.
-
-    Raises:
-        LookupError: it carries none.
-    """
-    found = getattr(strategy, "probabilities", None)
-    if not isinstance(found, Probabilities):
-        raise LookupError("this strategy carries no probabilities")
-    return found
+def of_strategy(strategy: Strategy) -> Probabilities | None:
+    """Those that a strategy carries; None: there are none."""
+    return getattr(strategy, "probabilities", None)
 
 
 def calibrate(
@@ -137,14 +131,14 @@ def calibrate(
         place: where to compute.
         alone: leave the exemplars out of it, and what was found before.
     """
-    own, means = strategy.evaluator, None
-    if own != "linear":
-        means = class_means(strategy, exemplars, n_seen, place, [own])[own]
+    found = of_strategy(strategy)
+    assert found is not None, "the experiment makes them"
     kept = None if alone else exemplars.as_set()
     data = held if kept is None else Joined(held, kept)
     if len(data):
+        means = own_means(strategy, exemplars, n_seen, place)
         scores = scores_of(strategy, data, place, means).cpu()
-        of_strategy(strategy).learn(scores, data.labels, anew=alone or kept is not None)
+        found.learn(scores, data.labels, anew=alone or kept is not None)
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:
@@ -180,11 +174,28 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -
     Images in bins of equal width by the probability of what is predicted; the mean over images of the distance between
     a bin's accuracy and its mean probability (Guo et al., ICML 2017, eq. 3).
     """
-    sure, predicted = probabilities.max(1)
+    found = reliability(probabilities, labels, bins)
+    return float(sum(one.images * abs(one.accuracy - one.probability) for one in found) / len(labels))
+
+
+class Bin(NamedTuple):
+    """Images that are predicted with about the same probability: how many, its mean, and the share that is right."""
+
+    images: int
+    probability: float
+    accuracy: float
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list[Bin]:
+    """Accuracy by the probability of what is predicted, in bins of equal width that have images: (N, K), (N,) -> bins.
+
+    Guo et al., ICML 2017, figure 1.
+    """
+    sure, predicted = probabilities.double().max(1)
     right = (predicted == labels).double()
     which = (sure * bins).ceil().long().clamp(1, bins) - 1  # (N,), bins open to the left
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, right - sure.double())
-    return float(gaps.abs().sum() / len(labels))
+    parts = (which == one for one in which.unique())
+    return [Bin(int(part.sum()), float(sure[part].mean()), float(right[part].mean())) for part in parts]
 
 
 def auroc(known: Tensor, other: Tensor) -> float:

@@ -113,6 +113,11 @@ class Blueprint:
         return dataclasses.replace(self, class_names=(*self.class_names, *names), tasks=(*self.tasks, outline(task)))
 
     @property
+    def ids(self) -> dict[str, int]:
+        """The id of each class that is known, by name."""
+        return {name: label for label, name in enumerate(self.class_names) if label not in self.forgotten}
+
+    @property
     def images_seen(self) -> int:
         """Training images of all tasks."""
         return sum(one["images"] for one in self.tasks)

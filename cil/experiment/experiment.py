@@ -69,6 +69,10 @@ class Experiment:
         Raises:
             UserError: names the option, its value and what is legal.
         """
+        self._checked  # noqa: B018
+
+    @cached_property
+    def _checked(self) -> None:
         self.memory.check()
         if self.calibration is not None:
             check_number("calibration", self.calibration, least=0, below=1)

@@ -118,8 +118,8 @@ def run(
                 "forward_flops": forward_flops,
                 "peak_bytes": peak_memory(experiment.device),
             }
-            if aside is not None:
-                record["calibration"] = of_strategy(strategy).as_json()
+            if aside is not None and (found := of_strategy(strategy)) is not None:
+                record["calibration"] = found.as_json()
             if ahead:
                 record["near_future"] = ahead
             records.append(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +20,7 @@ from cil.ops.per_parameter import PerParameter, quadratic
 COLUMNS = ("new", "all")
 
 
-class Anchored(Strategy):
+class Anchored(Strategy, abc.ABC):
     """Learn each task with a penalty on moving the parameters that mattered for earlier ones; no exemplars.
 
     A subclass says in :meth:`settle` what a task adds to ``importance`` and where the ``anchor`` is then, both carried:
@@ -57,9 +58,9 @@ class Anchored(Strategy):
         with torch.no_grad():
             self.settle(task, trainer)
 
+    @abc.abstractmethod
     def settle(self, task: Task, trainer: GradientLoop) -> None:
         """Say which parameters mattered for the task just learned, and where they are; under ``torch.no_grad``."""
-        raise NotImplementedError
 
     def task_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of the task alone: (B, C, H, W), (B,) -> ()."""

@@ -366,6 +366,8 @@ class Exemplars:
         size = int(self.memory.exemplars or 0)
         order = torch.randperm(len(arriving), generator=generator).numpy()
         slots, chosen = reservoir(self.seen, len(arriving), size, generator)
+        new = slots >= len(self)  # slots that are empty: at first, and after exemplars were removed
+        slots[new] = len(self) + np.arange(new.sum())
         room = max(len(self), int(slots.max(initial=-1)) + 1)
         items = np.empty((room, *self.items.shape[1:]), dtype=self.items.dtype)
         labels = np.empty(room, dtype=np.int32)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from cil.command import configurations, reading
 from cil.command.names import class_path, find_class
 from cil.data.images import Dataset, ImageSet
 from cil.data.scenario import Scenario, recurring
 from cil.data.seeds import generator
 from cil.errors import UserError, check_number
-from cil.evaluation.accuracy import class_means, scores_of
+from cil.evaluation.accuracy import own_means, scores_of
 from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.experiment.run import run
@@ -96,7 +97,7 @@ def ways(
     kinds = {name: find_class("strategy", name) for name in [*names, JOINT]}
     old_part = old_held = None
     if old is not None:
-        before = _only(named(old, blueprint), [name for name in blueprint.class_names if name])
+        before = _only(named(old, blueprint), list(blueprint.ids))
         old_part, old_held = _divided(before, share, seed, "old")
     with learned.computing():
         extended = _extended(learned, new, new_held, old_held, progress)
@@ -145,7 +146,7 @@ def _anew(
     progress: Progress | None,
 ) -> Way:
     assert learned.origin.config is not None, "a model has a configuration"
-    config = {**learned.origin.config, "strategy": {"class_path": class_path(kind)}}
+    config = {**learned.origin.config, "strategy": _configured(kind)}
     kept = {**config["memory"], "exemplars": 0, "per_class": None, "budget": None, "selection": "herding"}
     config |= {"memory": {**kept, **memory}, "calibration": None, "evaluators": None}
     begin = time.perf_counter()
@@ -165,19 +166,25 @@ def _anew(
     return Way(label, float(right[known].mean()), float(right[~known].mean()), float(right.mean()), size, seconds)
 
 
+def _configured(kind: type) -> dict[str, Any]:
+    """A strategy as its configuration has it, where it comes with one; else with the defaults of its constructor."""
+    file = configurations.known(("strategies",)).get(kind.__module__.rpartition(".")[2])
+    given = {} if file is None else reading.read(str(file)).get("strategy")
+    options = given.get("init_args") if isinstance(given, dict) else None
+    return {"class_path": class_path(kind), "init_args": options or {}}
+
+
 def _right(made: Learned, held: Named) -> np.ndarray:
     """Which held-out pictures a model names right: bool (N,)."""
-    ids = {name: label for label, name in enumerate(made.blueprint.class_names) if name}
-    labels = np.array([ids[name] for name in held.names], dtype=np.int64)
+    labels = np.array([made.blueprint.ids[name] for name in held.names], dtype=np.int64)
     return _of_set(made.experiment, made.strategy, made.exemplars, ImageSet(held.images, labels)) == labels
 
 
 def _of_set(experiment: Experiment, strategy: Strategy, exemplars: Exemplars, data: ImageSet) -> np.ndarray:
     """What a strategy predicts, int64 (N,)."""
-    place, own, means = experiment.place(0), strategy.evaluator, None
-    if own != "linear":
-        means = class_means(strategy, exemplars, experiment.scenario.n_classes, place, [own])[own]
-    return scores_of(strategy, data, place, means).argmax(1).cpu().numpy()
+    place = experiment.place(0)
+    means = own_means(strategy, exemplars, experiment.scenario.n_classes, place)
+    return scores_of(strategy, data, place, means).topk(1, dim=1).indices[:, 0].cpu().numpy()
 
 
 def _divided(given: Named, share: float, seed: int, what: str) -> tuple[Named, Named]:

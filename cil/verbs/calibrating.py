@@ -33,5 +33,7 @@ def calibrated(learned: Learned, data: Any = None) -> State:
         strategy, exemplars = start.strategy.eval(), start.exemplars
         n = len(blueprint.class_names)
         calibrate(strategy, held, n, exemplars, learned.place, alone=data is not None)
-    made = event("calibrate", **of_strategy(strategy).as_json(), exemplars=data is None)
+    found = of_strategy(strategy)
+    assert found is not None, "there is room for them"
+    made = event("calibrate", **found.as_json(), exemplars=data is None)
     return State(learned.origin, blueprint, plain(strategy, exemplars), (*learned.history, made))

@@ -12,7 +12,7 @@ import numpy as np
 
 from cil.data.images import ClassPrint, Dataset, ImageSet
 from cil.experiment.checkpoint import Checkpoints
-from cil.experiment.experiment import Experiment, Limits
+from cil.experiment.experiment import Experiment
 from cil.experiment.progress import Progress
 from cil.experiment.provenance import Origin
 from cil.experiment.run import run
@@ -39,19 +39,15 @@ class Extension:
     returned: tuple[str, ...]
     experiment: Experiment
 
-    @property
-    def limits(self) -> Limits:
-        """What may be carried after it."""
-        return self.experiment.limits()
-
     def told(self) -> list[str]:
         """What it will do, and what a plan for fewer classes means for it, in sentences."""
         out = [f"{len(self.images)} pictures, {len(self.names)} new classes: {', '.join(self.names) or 'none'}"]
         if self.returned:
             out.append(f"classes that are known and come again: {', '.join(self.returned)}")
-        budget = self.limits.budget
+        limits = self.experiment.limits()
+        budget = limits.budget
         if budget is not None:
-            room = self.limits.rooms[-1] or 0
+            room = limits.rooms[-1] or 0
             kind = "reached after the last task of the run" if budget.align == "final" else "reached after every task"
             out.append(
                 f"the budget stays {show(budget.bytes)} ({budget.convention}), planned as {kind}; the longer run "
@@ -130,7 +126,7 @@ def plan(learned: Learned, data: Any) -> Extension:
         UserError: the pictures cannot be used, the method cannot learn them, or the budget has no room for them.
     """
     given = named(data, learned.blueprint)
-    known = {name: label for label, name in enumerate(learned.blueprint.class_names) if name}
+    known = learned.blueprint.ids
     names = new_names(given, known, data)
     ids = known | {name: len(learned.blueprint.class_names) + i for i, name in enumerate(names)}
     images = ImageSet(given.images, np.array([ids[name] for name in given.names], dtype=np.int64))

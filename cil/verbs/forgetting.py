@@ -41,7 +41,7 @@ def forgotten(learned: Learned, classes: Iterable[str], images: Any = None) -> S
         UserError: a class is not known, none would be left, nothing is to be forgotten, or an image cannot be read.
     """
     blueprint = learned.blueprint
-    ids = {name: label for label, name in enumerate(blueprint.class_names) if name}
+    ids = blueprint.ids
     names = _known(classes, ids)
     if names and len(names) == len(ids):
         raise UserError("a model that forgets all of its classes knows nothing; leave it at least one")

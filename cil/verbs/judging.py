@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cil.errors import UserError
-from cil.evaluation.probabilities import BINS, Probabilities, auroc, calibration_error
+from cil.evaluation.probabilities import Probabilities, auroc, calibration_error, reliability
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,8 @@ def judged(
     area = calibration = rejection = None
     if probabilities is not None:
         shares = probabilities.of(known)
-        calibration = {"ece": calibration_error(shares, labels), "bins": _bins(shares, labels)}
+        bins = [one._asdict() for one in reliability(shares, labels)]
+        calibration = {"ece": calibration_error(shares, labels), "bins": bins}
         sure, unsure = probabilities.confidence(known), probabilities.confidence(scores[~own][:, list(ids.values())])
         area = auroc(sure, unsure) if len(unsure) else None
         if int(probabilities.images):
@@ -122,18 +123,3 @@ def _rejected(sure: Tensor, unsure: Tensor, threshold: float) -> dict[str, float
         "known": float((sure < threshold).double().mean()),
         "others": float((unsure < threshold).double().mean()) if len(unsure) else None,
     }
-
-
-def _bins(shares: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """Bins of equal width that have pictures, as the calibration error has them."""
-    sure, predicted = shares.max(1)
-    right = (predicted == labels).double()
-    which = (sure * BINS).ceil().long().clamp(1, BINS) - 1
-    return [
-        {
-            "images": int((which == b).sum()),
-            "probability": float(sure[which == b].mean()),
-            "accuracy": float(right[which == b].mean()),
-        }
-        for b in which.unique().tolist()
-    ]

@@ -184,7 +184,7 @@ def put_together(
     built = parser.instantiate(parsed)
     if anew and built.model.weights:
         built.model.weights = built.model.weights.replace("{seed}", str(seeds["init"]))
-    elif blueprint.budget is not None:  # in bytes: what else it was stated as may need the data
+    if not anew and blueprint.budget is not None:  # in bytes: what else it was stated as may need the data
         built.memory.budget = blueprint.budget
     channels = blueprint.image_shape[0]
 

@@ -96,7 +96,7 @@ def known(data: Any, blueprint: Blueprint) -> ImageSet:
     channels, height, width = blueprint.image_shape
     if data is None:
         return ImageSet(np.empty((0, height, width, channels), dtype=np.uint8), np.empty(0, dtype=np.int64))
-    ids = {name: label for label, name in enumerate(blueprint.class_names) if name}
+    ids = blueprint.ids
     given = named(data, blueprint)
     for name in given.names:
         if name not in ids:

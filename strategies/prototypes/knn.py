@@ -58,7 +58,10 @@ class KNN(Frozen):
 
     def forget(self, what: Forgotten) -> list[str]:
         self.kept.unlearn(what.features, what.labels)
-        return super().forget(what)
+        remains = super().forget(what)
+        if what.of_others.any():
+            remains.append("the choice of the other features of their classes, which was made with them")
+        return remains
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
         return self.kept.voting(self.k, self.temperature)

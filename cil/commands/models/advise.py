@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -23,14 +22,13 @@ from cil.verbs.advising import Way, ways
 def parser(program: str) -> config.PlainParser:
     """What the command takes."""
     made = config.PlainParser(program, "Try ways to a model that knows more classes; nothing is changed.")
-    made.add_argument("model", type=Path, help="folder of a run, or a file of Model.save")
+    more.arguments(made)
     made.add_argument("--data", required=True, help="the new pictures, as for a run or folder:PATH of classes")
     made.add_argument(
         "--old", help="the pictures that the model was learned from, likewise; without them only extending"
     )
     made.add_argument("--methods", help="strategies to try beside its own, with commas between; else two that suit it")
     made.add_argument("--share", type=float, default=0.2, help="of each class's pictures, held out to judge by")
-    made.add_argument("--root", default="data", help="where downloaded data sets are kept")
     made.add_argument("--json", action="store_true", help="a JSON list on standard output")
     return made
 

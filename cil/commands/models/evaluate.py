@@ -17,13 +17,12 @@ from cil.verbs import judgement_page
 def parser(program: str) -> config.PlainParser:
     """What the command takes."""
     made = config.PlainParser(program, "Judge a model by pictures whose classes are known.")
-    made.add_argument("model", type=Path, help="folder of a run, or a file of Model.save")
+    more.arguments(made)
     made.add_argument(
         "--data",
         required=True,
         help="as for a run, of which the test images are taken, or folder:PATH with one folder for each class",
     )
-    made.add_argument("--root", default="data", help="where downloaded data sets are kept")
     made.add_argument("--out", type=Path, help="folder of the report page: new, empty or a former one")
     made.add_argument("--json", action="store_true", help="all numbers as JSON on standard output")
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from cil.command import config
 from cil.command.names import loader
@@ -18,10 +17,8 @@ from cil.verbs import extension
 def parser(program: str) -> config.PlainParser:
     """What the command takes."""
     made = config.PlainParser(program, "Teach a model more classes, from its state and the new pictures alone.")
-    made.add_argument("model", type=Path, help="folder of a run, or a file of Model.save")
+    more.arguments(made, changes=True)
     made.add_argument("--data", required=True, help="as for a run, or folder:PATH with one folder for each class")
-    made.add_argument("--root", default="data", help="where downloaded data sets are kept")
-    made.add_argument("--out", type=Path, help="new file for the new model; without it, it takes the place of the old")
     made.add_argument("--dry-run", "--dry_run", action="store_true", help="say what it will do, and stop")
     return made
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from cil.command import config
 from cil.command.names import loader
@@ -17,14 +16,12 @@ from cil.verbs.forgetting import done_before
 def parser(program: str) -> config.PlainParser:
     """What the command takes."""
     made = config.PlainParser(program, "Make a model forget classes, or pictures; ids of other classes stay.")
-    made.add_argument("model", type=Path, help="folder of a run, or a file of Model.save")
+    more.arguments(made, changes=True)
     made.add_argument("--class", dest="classes", action="append", default=[], help="a class to forget; may be repeated")
     made.add_argument(
         "--images",
         help="pictures to take out, as --data of extend.py: of those classes all that were learned, else single ones",
     )
-    made.add_argument("--root", default="data", help="where downloaded data sets are kept")
-    made.add_argument("--out", type=Path, help="new file for the new model; without it, it takes the place of the old")
     return made
 
 

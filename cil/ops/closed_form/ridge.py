@@ -120,14 +120,20 @@ class Ridge(Statistics):
             labels: (n,)
 
         Raises:
-            UserError: the equations cannot be solved without them, as when they had not been learned.
+            UserError: the equations cannot be solved without them, since they had not been learned.
         """
         x, gamma = x.double(), float(self.gamma)
         matrix = self.information()
         target = matrix @ self.weight + gamma * self.weight  # Q
         target -= x.T @ torch.nn.functional.one_hot(labels, self.weight.shape[1]).double()
         matrix -= x.T @ x
-        factor = cholesky(matrix, gamma)
+        try:
+            factor = cholesky(matrix, gamma)
+        except UserError as error:
+            raise UserError(
+                "images: they cannot be taken out of the regression, for it has not learned all of them as they are "
+                "given"
+            ) from error
         self.weight = solve(factor, target)
         self._keep(torch.cholesky_inverse(factor) if self.inverse else matrix)
 
