@@ -104,10 +104,10 @@ def test_nothing_that_belongs_to_a_class_remains(name, tmp_path):
 def pair(tmp_path):
     """Makes a model of all data, and one of data in which some are missing."""
 
-    def make(name, *more, labels=(), images=(), sizes="[5,5]"):
+    def make(name, *more, labels=(), images=(), sizes="[5,5]", how=FROZEN):
         words = [
             *configuration(name),
-            *FROZEN,
+            *how,
             *small(name),
             "--memory.exemplars",
             "0",
@@ -140,6 +140,15 @@ def test_prototypes_are_those_of_a_model_that_never_learned_the_class(name, labe
     more = {"new": images[:9], "newer": images[9:20]}
     one, other = less.extend(more), never.extend(more)
     torch.testing.assert_close(one.scores(images)[:, [*kept, 10, 11]], other.scores(images), rtol=1e-5, atol=1e-6)
+
+
+def test_a_later_class_is_forgotten_exactly_where_the_backbone_learned_in_the_first_task(pair):
+    how = ["--scenario.order", "natural", "--precision", "64"]
+    experiment, model, never = pair("simplecil", labels=[LATE], sizes="[5,4]", how=how)
+    less, images = model.forget(model.classes[LATE]), images_of(experiment)
+    assert less.history[-1]["remains"] == []
+    kept = [i for i in range(10) if i != LATE]
+    torch.testing.assert_close(less.scores(images)[:, kept], never.scores(images), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["accumulated", "recursive"])
