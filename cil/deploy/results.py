@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jsonargparse import Namespace
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from cil.command import config as cfg
 from cil.command import session
@@ -142,7 +141,7 @@ def run(*configurations: str, data: str | Dataset | None = None, progress: bool 
     if data is not None:
         given["data"] = f"python:{data.name}" if isinstance(data, Dataset) else data  # what was learned is told
     argv = [*as_files(list(configurations)), *_words(given)]
-    console = Terminal() if progress else Console(quiet=True)
+    console = Terminal(quiet=not progress)
     parser, parsed = cfg.parse(argv, "cil.run")
     words = [*map(repr, configurations), *(f"{key}={value!r}" for key, value in given.items())]
     call = f"cil.run({', '.join(words)})"
@@ -154,7 +153,7 @@ def run(*configurations: str, data: str | Dataset | None = None, progress: bool 
         torch.set_num_threads(before)
 
 
-def _learned(experiment: Experiment, parser: cfg.Parser, parsed: Namespace, call: str, console: Console) -> Results:
+def _learned(experiment: Experiment, parser: cfg.Parser, parsed: Namespace, call: str, console: Terminal) -> Results:
     """All tasks, learned."""
     experiment.check()
     resolved = yaml.safe_load(session.kept(parser, parsed))
